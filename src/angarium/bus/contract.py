@@ -1,0 +1,61 @@
+"""The bus carries doorbells between nodes. It may lose them; the store is the log."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from angarium.ids import ConversationId, UserId
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """`conversation` has a message `sequence`; participants' nodes should look."""
+
+    conversation: ConversationId
+    epoch: int
+    sequence: int
+    users: tuple[UserId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ephemeral:
+    """Typing, presence, a receipt or a streamed part: encoded frame, one chance, no store.
+
+    `device` names one recipient device; None means every device of `users`.
+    """
+
+    conversation: ConversationId
+    users: tuple[UserId, ...]
+    frame: bytes
+    device: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DevicesChanged:
+    """A user's device list changed; cached lists of it are stale."""
+
+    user: UserId
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """`user` takes part in `conversation` from now on."""
+
+    conversation: ConversationId
+    user: UserId
+
+
+Event = Appended | Ephemeral | DevicesChanged | Joined
+Listener = Callable[[list[Event]], None]
+
+
+class Bus(Protocol):
+    """At most once, unordered across publishers. Never relied on for correctness."""
+
+    def publish(self, events: list[Event]) -> None:
+        """Hand events over; returns at once, raises nothing, may lose them."""
+        ...
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Call `listener` with batches of events, on the loop. Returns the way to stop."""
+        ...

@@ -1,0 +1,97 @@
+"""One frozen `Settings`; each field's text is its documentation (`docs/reference/config.md`).
+
+Values come from the environment (`ANGARIUM_PORT`), from `angarium.toml` in the working directory,
+or from files in `/run/secrets` (Docker and Kubernetes secrets). Only `node.py` and the command
+line read settings.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from angarium.errors import Misconfigured
+from angarium.limits import RATE_PER_MINUTE
+
+
+class Settings(BaseSettings):
+    """Everything a node can be told."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="ANGARIUM_", toml_file="angarium.toml", frozen=True, extra="forbid",
+        env_ignore_empty=True,
+    )  # fmt: skip
+
+    environment: Literal["development", "production"] = Field(
+        "development", description="`production` refuses development conveniences."
+    )
+    data: Path = Field(Path(".angarium"), description="Folder of the embedded store and keys.")
+    domain: str = Field("angarium", description="Domain part of user ids made by this system.")
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8400, ge=0, le=65535, description="Port of the HTTP API. 0: any free one.")
+    websocket_port: int = Field(
+        8401, ge=0, le=65535, description="Port of the WebSocket endpoint. 0: any free one."
+    )
+    public_base_url: str = Field(
+        "", description="URL the outside world calls us by; webhook signatures are over it."
+    )
+    public_websocket_url: str = Field("", description="WebSocket URL told to clients.")
+    token_secret: SecretStr = Field(
+        SecretStr(""), description="Signs access tokens; empty: made once in the data folder."
+    )
+    kms_url: str = Field("", description="Key service; empty: `local://` in the data folder.")
+    agents: str = Field(
+        "angarium.examples", description="Module or file whose agents the gateway runs."
+    )
+    default_agent: str = Field("", description="Agent for new conversations; empty: the first.")
+    rate_per_minute: int = Field(
+        RATE_PER_MINUTE, ge=1, description="Messages a minute per principal and per phone."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe log line written."
+    )
+    log_format: Literal["json", "console"] = Field("json", description="Shape of log lines.")
+    twilio_account_sid: str = Field("", description="Twilio account (AC...).")
+    twilio_auth_token: SecretStr = Field(SecretStr(""), description="Twilio's primary token.")
+    twilio_auth_token_old: SecretStr = Field(
+        SecretStr(""), description="Previous token, accepted while rotating."
+    )
+    twilio_sender: str = Field("", description="Our WhatsApp number: whatsapp:+1415...")
+    twilio_api_base: str = Field(
+        "https://api.twilio.com", description="Twilio's REST API, or the phone simulator's."
+    )
+
+    @field_validator("public_base_url", "public_websocket_url", "twilio_api_base")
+    @classmethod
+    def without_slash(cls, value: str) -> str:
+        return value.rstrip("/")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        toml = TomlConfigSettingsSource(settings_cls)
+        return init_settings, env_settings, toml, file_secret_settings
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Settings from all sources. Raises Misconfigured, naming the setting and what to change."""
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(str(part) for part in problem['loc']) or 'settings'}: {problem['msg']}"
+            for problem in error.errors(include_input=False, include_url=False)
+        ]
+        raise Misconfigured("wrong settings: " + "; ".join(lines)) from None

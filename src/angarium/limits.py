@@ -1,0 +1,103 @@
+"""Every bound has a name here, and its comment says what happens at the bound."""
+
+# Wire protocol. Over a size: TooLarge, close 4413. Over a count: Malformed, close 4400.
+FRAME_BYTES_MAX = 256 * 1024
+CIPHERTEXT_BYTES_MAX = 64 * 1024
+FRAMES_PER_ARRAY_MAX = 64
+HELLO_WAIT_S = 10.0  # No hello by then: close 4401.
+
+# Sends in flight. Over it: Busy for that send; the connection stays.
+SENDS_IN_FLIGHT_PER_CONVERSATION = 8
+SENDS_IN_FLIGHT_PER_CONNECTION = 32
+
+# Credit per connection. When used up the node keeps only the cursor; acks reopen it.
+CREDIT_MESSAGES = 256
+CREDIT_BYTES = 1024 * 1024
+
+# Acks are joined by the client for this long or this many messages, whichever is first.
+ACK_DELAY_S = 0.25
+ACK_MESSAGES_MAX = 32
+
+RANGE_MESSAGES_MAX = 200  # A `get` over it is answered with `more: true`.
+HELD_MESSAGES_MAX = 512  # A client that holds more drops the newest and asks again.
+
+# Heartbeats: any traffic counts as life. Dead: close 4012.
+PING_EVERY_S = 25.0
+DEAD_AFTER_S = 35.0
+
+# A connection whose unsent bytes stay above the mark this long: SlowConsumer, close 4008.
+SEND_BUFFER_BYTES_MAX = 4 * 1024 * 1024
+SLOW_CONSUMER_WAIT_S = 20.0
+
+# Hellos worked on at once, and waiting. Over it: close 4013 with after_ms.
+HELLOS_AT_ONCE = 64
+HELLOS_WAITING = 1024
+
+# Heads are compared so that a lost last doorbell is found (seconds).
+HEAD_CHECK_BUS_S = 5.0
+HEAD_CHECK_STORE_S = 30.0
+
+# Drain.
+DRAIN_SPREAD_S_MAX = 30.0
+DRAIN_CONNECTIONS_PER_S = 200
+DRAIN_GRACE_S = 45.0  # Connections still open then are closed with 4001.
+
+# Reconnect: full jitter between these two.
+RECONNECT_MIN_S = 0.5
+RECONNECT_MAX_S = 20.0
+
+# Append: what one commit takes, what may wait. Waiting queue full: Busy.
+APPEND_BATCH_MESSAGES = 512
+APPEND_QUEUE_MESSAGES = 8192
+APPEND_ATTEMPTS = 16  # Lost races for a sequence, then Unavailable.
+
+PARTICIPANTS_MAX = 64  # Of a conversation. Over it: Refused.
+DEVICES_PER_USER_MAX = 16  # Over it: Refused; remove a device first.
+CONVERSATIONS_PER_HELLO_MAX = 1000  # Cursors in one hello. Over it: Malformed.
+
+# Prekeys.
+ONE_TIME_KEYS_PERSON = 50
+ONE_TIME_KEYS_AGENT = 100
+ONE_TIME_KEYS_STORED_MAX = 500  # More uploaded keys of a device are refused.
+CLAIMS_PER_MINUTE = 60  # Per (claimer, target). Over it: the fallback key is handed out.
+
+# Attachments (ciphertext).
+BLOB_BYTES_MAX = 64 * 1024 * 1024
+BLOB_CHUNK_BYTES = 1024 * 1024
+BLOB_KEPT_S = 30 * 24 * 3600
+BLOB_UPLOAD_OPEN_S = 24 * 3600  # An unfinished upload is dropped then.
+
+# Ephemeral events (typing, presence, parts) are dropped first; nothing waits for them.
+EVENT_BYTES_MAX = 64 * 1024
+TYPING_TTL_MS = 6000
+
+# Idempotency of commands that are not messages.
+COMMAND_KEY_KEPT_S = 24 * 3600
+TOMBSTONE_KEPT_S = 30 * 24 * 3600
+
+# Agents.
+TURN_ATTEMPTS = 5  # Then a dead letter and an honest message to the person.
+TURN_TIMEOUT_S = 60.0
+TURN_FIRST_EVENT_S = 15.0
+TURN_STALE_S = 15 * 60  # Older messages get no surprise answer.
+LEASE_TTL_S = 15.0
+LEASE_RENEW_S = 5.0
+TURNS_AT_ONCE = 256
+REPLY_BYTES_MAX = 48 * 1024
+
+# WhatsApp bridge.
+WEBHOOK_BYTES_MAX = 1024 * 1024
+OUTBOX_ATTEMPTS = 8
+OUTBOX_KEPT_S = 4 * 3600  # A delivery older than this expires unsent.
+CONTACT_CONNECTIONS_MAX = 2000
+CONTACT_IDLE_S = 600.0
+REPLY_WINDOW_S = 24 * 3600
+
+# Limiter defaults.
+RATE_PER_MINUTE = 30
+RATE_SLOWED_SHARE = 0.5  # Above this share of the rate, answers are slowed before refused.
+RATE_SLOW_S_MAX = 2.0
+
+# HTTP.
+REQUEST_BYTES_MAX = 1024 * 1024
+AUDIT_PAGE_MAX = 200
