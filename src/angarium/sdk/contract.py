@@ -21,7 +21,8 @@ class Received:
     """A message this device can show. `own`: sent by this user (this or another device).
 
     `problem` is an error code when it could not be opened or trusted; `body` is empty then.
-    `gap` counts messages of that sender's device that the relay withheld (0: none).
+    `gap` counts messages of that sender's device that the relay withheld (0: none). `stream` is
+    the key its author made for streamed parts of the answer (see `e2ee/parts.py`).
     """
 
     conversation: ConversationId
@@ -34,6 +35,7 @@ class Received:
     own: bool = False
     problem: str = ""
     gap: int = 0
+    stream: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +115,11 @@ class Endpoint(Protocol):
         """Wait until the relay has stored the submitted message."""
         ...
 
-    def part(self, conversation: ConversationId, ref: str, index: int, body: Body) -> None:
-        """Send a sealed, ephemeral piece of a reply to devices connected now. Never raises, may
-        drop. Sealed outside the ratchet's durable order: losing one harms nothing."""
+    def part(
+        self, conversation: ConversationId, ref: str, index: int, body: Body, stream: bytes
+    ) -> None:
+        """Send an ephemeral piece of the reply to message `ref`, sealed under the `stream` key
+        that message carried: no ratchet moves, so losing one harms nothing. Never raises."""
         ...
 
     def typing(self, conversation: ConversationId, on: bool) -> None: ...
