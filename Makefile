@@ -1,0 +1,58 @@
+# `make run` and `make test` set up everything they need in .venv, from hashed lock files.
+PYTHON ?= python3
+BIN := .venv/bin
+export PYTHONDONTWRITEBYTECODE =
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: run test check format lint types simulate bench lock clean
+
+run: .venv/run.stamp ## serve, prove it with a live transcript, say how to chat
+	@$(BIN)/angarium serve --self-check
+
+test: .venv/dev.stamp ## every test
+	@$(BIN)/python -m pytest -n 2 --dist worksteal
+
+check: .venv/dev.stamp format lint types test ## what a change must pass
+
+format: .venv/dev.stamp
+	@$(BIN)/ruff format --check src tests benchmarks examples
+
+lint: .venv/dev.stamp
+	@$(BIN)/ruff check src tests benchmarks examples
+
+types: .venv/dev.stamp
+	@$(BIN)/mypy src/angarium tests/contract
+
+simulate: .venv/dev.stamp ## more seeds: make simulate SEEDS=20000, or one: make simulate SEED=17
+	@$(BIN)/python -m angarium.testing.simulation --jobs 2 \
+	  $(if $(SEED),--seed $(SEED) --verbose,--seeds $(or $(SEEDS),2000))
+
+bench: .venv/dev.stamp ## first figures: make bench NAME=append
+	@$(BIN)/angarium bench $(or $(NAME),append)
+
+lock: .venv/dev.stamp ## write the lock files anew
+	@$(PIP) install uv
+	@$(BIN)/uv pip compile -q pyproject.toml --extra build --universal --python-version 3.11 \
+	  --generate-hashes --no-header -o locks/run.txt
+	@$(BIN)/uv pip compile -q pyproject.toml --extra build --extra dev --universal \
+	  --python-version 3.11 --generate-hashes --no-header -o locks/dev.txt
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Angarium needs Python 3.11 or newer; try: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
+	@$(PYTHON) -m venv .venv
+
+.venv/run.stamp: locks/run.txt pyproject.toml | .venv/bin/python
+	@echo "Setting up .venv (once) ..."
+	@$(PIP) install --require-hashes -r locks/run.txt
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/dev.stamp: locks/dev.txt pyproject.toml | .venv/bin/python
+	@echo "Setting up .venv for development (once) ..."
+	@$(PIP) install --require-hashes -r locks/dev.txt
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@ .venv/run.stamp
+
+clean:
+	rm -rf .venv .angarium .pytest_cache .mypy_cache .ruff_cache .hypothesis
