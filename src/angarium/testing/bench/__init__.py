@@ -1,0 +1,69 @@
+"""Benchmarks: `angarium bench NAME`. Each module has `async def measure(options) -> figures`.
+
+Figure names end in their unit. Load goes to loopback only, bounded in count and time.
+"""
+
+import importlib
+import platform
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from angarium.errors import NotFound
+
+Progress = Callable[[str, float], None]
+BENCHES = {
+    "append": "durable appends through the relay: wire, protocol, group commit",
+    "journey": "person -> seal -> relay -> gateway -> function agent -> sealed reply",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class BenchOptions:
+    """`seconds` of measured load; `progress` is told (what, share done)."""
+
+    seconds: float
+    progress: Progress
+
+
+Measure = Callable[[BenchOptions], Awaitable[dict[str, float]]]
+
+
+async def run(name: str, options: BenchOptions) -> dict[str, Any]:
+    """Run one benchmark: {"name", "figures", "machine", "version"}. Raises NotFound."""
+    if name not in BENCHES:
+        raise NotFound(f"there is no benchmark {name}; choose from: {', '.join(BENCHES)}")
+    measure: Measure = importlib.import_module(f"angarium.testing.bench.{name}").measure
+    figures = await measure(options)
+    return {
+        "name": name,
+        "figures": {key: round(value, 4) for key, value in figures.items()},
+        "machine": machine(),
+        "version": version("angarium"),
+    }
+
+
+def machine() -> str:
+    """Processor, cores, kernel and Python, in one line."""
+    cpu = platform.processor() or platform.machine()
+    for line in _read("/proc/cpuinfo").splitlines():
+        if line.startswith("model name"):
+            cpu = line.partition(":")[2].strip()
+            break
+    cores = _read("/proc/cpuinfo").count("processor\t") or 1
+    return f"{cpu}, {cores} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}"
+
+
+def percentile(values: list[float], share: float) -> float:
+    """The nearest-rank percentile; `values` need not be sorted. 0.0 when empty."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
