@@ -3,7 +3,7 @@
 An adapter knows the provider's wire format and its facts; it decides nothing about policy.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -38,7 +38,7 @@ class MediaRef:
 
 @dataclass(frozen=True, slots=True)
 class Inbound:
-    """One message of a contact. `kind` is `unsupported` for what we do not know, kept in `raw`."""
+    """One message of a contact. `unsupported` is what we do not know, kept in `raw`."""
 
     id: str  # the provider's message id: the deduplication key
     contact: Address
@@ -55,6 +55,9 @@ class Inbound:
     raw: Mapping[str, Any] = field(default_factory=dict)
 
 
+FinalVerdict = Literal["retry", "template", "never", "alarm"]  # of what surely did not arrive
+
+
 @dataclass(frozen=True, slots=True)
 class StatusUpdate:
     """What became of a message we sent. `rank` only grows (see `STATUS_RANK`)."""
@@ -63,6 +66,7 @@ class StatusUpdate:
     status: Literal["accepted", "queued", "sending", "sent", "delivered", "read", "failed"]
     error_code: str = ""
     delivery: str = ""  # our own delivery id, where the provider hands it back
+    verdict: FinalVerdict = "never"  # of a failed one: may it be tried again?
 
 
 STATUS_RANK = {
@@ -124,8 +128,11 @@ class Channel(Protocol):
 
     async def send(self, outgoing: Outgoing) -> Sent | NotSent: ...
 
-    async def find_sent(self, outgoing: Outgoing, since_ms: int) -> Sent | None:
-        """Look an uncertain send up at the provider. Raises Unavailable."""
+    async def find_sent(
+        self, outgoing: Outgoing, since_ms: int, exclude: Collection[str] = ()
+    ) -> Sent | None:
+        """Look an uncertain send up at the provider, passing over the provider ids in `exclude`
+        (other deliveries of the same text). Raises Unavailable."""
         ...
 
     async def show_typing(self, message_id: str) -> None:
