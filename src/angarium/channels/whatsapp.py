@@ -9,16 +9,15 @@ _HEADING = re.compile(r"^#{1,6}\s+(.+?)\s*#*$", re.MULTILINE)
 _LINK = re.compile(r"\[([^\]\n]+)\]\((https?://[^)\s]+)\)")
 _SENTENCE_END = re.compile(r"[.!?…。！？]['\")\]]*\s")  # noqa: RUF001 - these do end sentences
 
-_STOP = frozenset(
-    {"stop", "stopall", "unsubscribe", "cancel", "end", "quit", "optout", "revoke"}
-)
+# Not "cancel", "end" or "quit": to a question of an agent those are answers.
+_STOP = frozenset({"stop", "stopall", "unsubscribe", "optout"})
 _START = frozenset({"start", "unstop"})
 
 Wish = Literal["stop", "start"]
 
 
 def opt_wish(text: str) -> Wish | None:
-    """Whether the whole message is an opt-out or opt-in word; never a word inside a sentence."""
+    """Whether the whole message is an opt-out or opt-in word, never one inside a sentence."""
     word = text.strip().rstrip(".!").casefold()
     if word in _STOP:
         return "stop"
@@ -26,7 +25,7 @@ def opt_wish(text: str) -> Wish | None:
 
 
 def render(text: str) -> str:
-    """Markdown as WhatsApp shows it: one star is bold, links are spelt out, code is left alone."""
+    """Markdown as WhatsApp shows it: bold has one star, links are spelt out, code stays."""
     pieces = text.split("```")
     for index in range(0, len(pieces), 2):
         piece = _HEADING.sub(r"**\1**", pieces[index])
@@ -34,16 +33,16 @@ def render(text: str) -> str:
     return "```".join(pieces)
 
 
-def render_question(text: str, options: Sequence[str]) -> str:
+def with_options(text: str, options: Sequence[str]) -> str:
     """A question with its options as a numbered list, to be answered by number or words."""
     lines = [f"{number}. {option}" for number, option in enumerate(options, 1)]
-    return "\n".join([render(text), *([""] if lines else []), *lines])
+    return "\n".join([text, *([""] if lines else []), *lines])
 
 
 def split_text(text: str, chars_max: int) -> list[str]:
     """Cut into pieces of at most `chars_max` code points, at the end of a paragraph, else of a
-    line, a sentence, a word, else anywhere. Nothing but white space at the cuts is dropped; text
-    of white space only gives no piece."""
+    line, a sentence, a word, else anywhere. Only white space at the cuts is dropped; text of
+    white space alone gives no piece."""
     pieces = []
     rest = text.strip()
     while len(rest) > chars_max:
