@@ -3,6 +3,7 @@
 # Wire protocol. Over a size: TooLarge, close 4413. Over a count: Malformed, close 4400.
 FRAME_BYTES_MAX = 256 * 1024
 CIPHERTEXT_BYTES_MAX = 64 * 1024
+PLAINTEXT_BYTES_MAX = 46 * 1024  # Padded, before base64 inside the seal. Over it: TooLarge.
 FRAMES_PER_ARRAY_MAX = 64
 HELLO_WAIT_S = 10.0  # No hello by then: close 4401.
 
@@ -61,6 +62,22 @@ ONE_TIME_KEYS_AGENT = 100
 ONE_TIME_KEYS_STORED_MAX = 500  # More uploaded keys of a device are refused.
 CLAIMS_PER_MINUTE = 60  # Per (claimer, target). Over it: the fallback key is handed out.
 
+# End-to-end sessions.
+SESSIONS_PER_DEVICE_MAX = 4  # With one other device. The one unused longest is forgotten.
+SESSION_UNANSWERED_MAX = 1000  # Sent without an answer; then a new session is wanted.
+SESSION_KEPT_S = 30 * 24 * 3600  # Older: a new session is wanted.
+SESSION_RENEW_S = 3600.0  # A session that does not open messages is renewed at most this often.
+SESSIONS_RETIRED_MAX = 64  # Remembered by id, so that none is started twice.
+FALLBACK_KEY_KEPT_S = 7 * 24 * 3600  # Asked for earlier, the same fallback key is given again.
+FORMER_DEVICES_MAX = 64  # Of a user, remembered after removal; the oldest is forgotten.
+OPENED_REMEMBERED = 64  # Ciphertexts of a session, to tell a replay from a foreign message.
+
+# A conversation's chain of envelopes.
+CHAIN_GAPS_MAX = 64  # Known missing messages of one device; the oldest stays missing for good.
+CHAIN_KEYS_MAX = 256  # Message keys remembered.
+CHAIN_OWN_MAX = 1024  # Own messages not yet seen in the log.
+CHAIN_WINDOW = 32  # Newest messages over which two devices compare histories.
+
 # Attachments (ciphertext).
 BLOB_BYTES_MAX = 64 * 1024 * 1024
 BLOB_CHUNK_BYTES = 1024 * 1024
@@ -83,7 +100,7 @@ TURN_STALE_S = 15 * 60  # Older messages get no surprise answer.
 LEASE_TTL_S = 15.0
 LEASE_RENEW_S = 5.0
 TURNS_AT_ONCE = 256
-REPLY_BYTES_MAX = 48 * 1024
+REPLY_BYTES_MAX = 44 * 1024
 
 # WhatsApp bridge.
 WEBHOOK_BYTES_MAX = 1024 * 1024

@@ -25,6 +25,18 @@ class TrustedDevice:
 
 
 @dataclass(frozen=True, slots=True)
+class Roster:
+    """Every trusted device of some users, this one included, each sorted by id.
+
+    `current` is what a message is sealed for (but for this device); `former` were trusted and are
+    listed no more: messages on their way when a device was removed still name them.
+    """
+
+    current: tuple[TrustedDevice, ...]
+    former: tuple[TrustedDevice, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Change:
     """A private record to persist under `key`; None: forget it. Plain: the caller seals it."""
 
@@ -69,7 +81,15 @@ class CryptoEngine(Protocol):
         ...
 
     def devices(self, users: Sequence[UserId]) -> list[TrustedDevice]:
-        """Every trusted device of these users, this one excluded, sorted by id."""
+        """Every trusted device of these users, this one excluded, sorted by id.
+
+        Raises IdentityChanged while a changed master key of one of them waits for
+        `accept_identity`: nothing is sealed for a user whose identity is in doubt.
+        """
+        ...
+
+    def roster(self, users: Sequence[UserId]) -> Roster:
+        """Who a message among these users is sealed for, for `envelope.Chain`. Never raises."""
         ...
 
     def without_session(self, devices: Sequence[TrustedDevice]) -> list[TrustedDevice]:
@@ -83,7 +103,7 @@ class CryptoEngine(Protocol):
 
     def seal(self, device: TrustedDevice, plaintext: bytes) -> bytes:
         """A ciphertext for that device; the ratchet has moved on. Raises Undecryptable when there
-        is no session."""
+        is no session, UnverifiedDevice when the device is not trusted now, TooLarge."""
         ...
 
     def unseal(self, sender: UserId, device: DeviceId, ciphertext: bytes) -> bytes:
