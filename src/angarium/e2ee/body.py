@@ -27,8 +27,8 @@ class Body(msgspec.Struct, omit_defaults=True):
     """The content of one message.
 
     `agent` names the agent that answers (or that a person addresses); `ref` is the key of the
-    message this answers; `options` are offered with a question; `via` is a channel's name when a
-    bridge carried it ("via WhatsApp, encrypted up to the bridge").
+    message this answers; `options` are offered with a question; `via` is a channel's name when
+    a bridge carried it ("via WhatsApp, encrypted up to the bridge").
     """
 
     type: BodyType = "text"

@@ -1,9 +1,9 @@
 """The contract of an end-to-end encryption engine: vodozemac here, OlmMachine in the browser.
 
-An engine holds one device's private keys and sessions in memory. It does no IO: bodies to upload
-and answers to take in are JSON-compatible objects in the Matrix shapes, so that any Matrix crypto
-library fits; private state leaves only through `take_changes`, for the caller to seal and store
-BEFORE anything that depends on it leaves the process.
+An engine holds one device's private keys and sessions in memory. It does no IO: bodies to
+upload and answers to take in are JSON-compatible objects in the Matrix shapes, so that any
+Matrix crypto library fits; private state leaves only through `take_changes`, for the caller to
+seal and store BEFORE anything that depends on it leaves the process.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,8 +28,8 @@ class TrustedDevice:
 class Roster:
     """Every trusted device of some users, this one included, each sorted by id.
 
-    `current` is what a message is sealed for (but for this device); `former` were trusted and are
-    listed no more: messages on their way when a device was removed still name them.
+    `current` is what a message is sealed for (but for this device); `former` were trusted and
+    are listed no more: messages on their way when a device was removed still name them.
     """
 
     current: tuple[TrustedDevice, ...]
@@ -77,7 +77,7 @@ class CryptoEngine(Protocol):
         ...
 
     def accept_identity(self, user: UserId) -> None:
-        """A person compared safety numbers: pin the newest master key seen and mark verified."""
+        """A person compared safety numbers: pin the newest master key seen, as verified."""
         ...
 
     def devices(self, users: Sequence[UserId]) -> list[TrustedDevice]:
@@ -102,21 +102,26 @@ class CryptoEngine(Protocol):
         ...
 
     def seal(self, device: TrustedDevice, plaintext: bytes) -> bytes:
-        """A ciphertext for that device; the ratchet has moved on. Raises Undecryptable when there
-        is no session, UnverifiedDevice when the device is not trusted now, TooLarge."""
+        """A ciphertext for that device; the ratchet has moved on.
+
+        Raises Undecryptable when there is no session, UnverifiedDevice when the device is not
+        trusted now, TooLarge.
+        """
         ...
 
     def unseal(self, sender: UserId, device: DeviceId, ciphertext: bytes) -> bytes:
         """The plaintext, if it was sealed by that trusted device for this one.
 
-        Raises UnverifiedDevice, Undecryptable, Replayed, EnvelopeMismatch. On any error the state
-        is as before.
+        Raises UnverifiedDevice, Undecryptable, Replayed, EnvelopeMismatch. On any error the
+        state is as before.
         """
         ...
 
     def safety_number(self, other: UserId) -> str:
-        """60 digits in groups of five, equal on both sides. Raises UnverifiedDevice when nothing
-        is known of that user."""
+        """60 digits in groups of five, equal on both sides.
+
+        Raises UnverifiedDevice when nothing is known of that user.
+        """
         ...
 
     def take_changes(self) -> list[Change]:

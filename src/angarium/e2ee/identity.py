@@ -1,7 +1,7 @@
 """A user's cross-signing keys, and the number two people compare.
 
-The master key signs the self-signing key; the self-signing key signs each device. Public objects
-have the Matrix shapes; `model/signatures.py` checks them.
+The master key signs the self-signing key; the self-signing key signs each device. Public
+objects have the Matrix shapes; `model/signatures.py` checks them.
 """
 
 import copy

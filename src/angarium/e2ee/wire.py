@@ -1,6 +1,6 @@
 """A ciphertext on the wire, and how it is padded before it is sealed.
 
-    0x01 | Olm message type (0 prekey, 1 normal) | sender's Curve25519 key (32 bytes) | Olm message
+    0x01 | Olm type (0 prekey, 1 normal) | sender's Curve25519 key (32 bytes) | Olm message
 
 The same content in the Matrix JSON shape is what `OlmMachine` in a browser takes and gives.
 """
