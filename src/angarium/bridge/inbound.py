@@ -1,0 +1,213 @@
+"""Stored webhooks inward: each contact's messages in order, each submitted once, then finished."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import msgspec
+
+from angarium.bridge.connections import Connections
+from angarium.bridge.contacts import Contact, Contacts
+from angarium.bridge.identity import identifiers, inbound_key, notice_id
+from angarium.bridge.outbox import OutboxWorker
+from angarium.bridge.policy import TokenBucket
+from angarium.bridge.replies import OutgoingText, new_delivery, seal_text
+from angarium.channels.contract import Channel, ChannelEvent, Inbound, StatusUpdate
+from angarium.channels.whatsapp import opt_wish
+from angarium.clock import Clock
+from angarium.e2ee.body import Body
+from angarium.errors import AngariumError, Fenced, SealBroken, Unavailable
+from angarium.ids import UserId
+from angarium.kms.contract import Sealer
+from angarium.limits import RATE_PER_MINUTE
+from angarium.model.webhook import unpack_webhook, webhook_place
+from angarium.storage.contract import Fence, Vault, WebhookEntry, WebhookInbox
+
+ENTRIES_AT_ONCE = 128  # Webhooks read from the inbox at a time.
+CONTACTS_AT_ONCE = 32  # Contacts worked for at a time; others wait their turn.
+ENTRY_ATTEMPTS = (
+    8  # Then a dead letter: kept, shown to operators. `Unavailable` does not count.
+)
+BUCKETS_MAX = 20_000  # Contacts whose rate is remembered; over it all are forgotten.
+
+STOPPED = "You will get no more messages here. Write START to talk again."
+STARTED = "Welcome back. You can write to us here again."
+NOT_READABLE = "Sorry, this kind of message cannot be read here yet. Please write it as text."
+TOO_FAST = "You are writing faster than can be read here. Please wait a minute and write again."
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A stored webhook and the events in it."""
+
+    entry: WebhookEntry
+    events: Sequence[ChannelEvent]
+
+    def lane(self) -> str:
+        """Entries of one lane are worked off in order, lanes side by side."""
+        for event in self.events:
+            if isinstance(event, Inbound) and identifiers(event.contact):
+                return "/".join(identifiers(event.contact)[0])
+        return f"entry/{self.entry.id}"
+
+
+class InboundWorker:
+    """Works the inbox off. Every step may be repeated: keys and ids come from the provider's."""
+
+    def __init__(
+        self,
+        *,
+        channel: Channel,
+        inbox: WebhookInbox,
+        vault: Vault,
+        sealer: Sealer,
+        contacts: Contacts,
+        connections: Connections,
+        outbox: OutboxWorker,
+        clock: Clock,
+        fence: Callable[[], Fence],
+        count: Callable[[str], None],
+        arrived: Callable[[], None],
+        rate_per_minute: int = RATE_PER_MINUTE,
+    ) -> None:
+        self._channel, self._inbox, self._vault, self._sealer = channel, inbox, vault, sealer
+        self._contacts, self._connections, self._outbox = contacts, connections, outbox
+        self._clock, self._fence = clock, fence
+        self._count, self._arrived = count, arrived
+        self._rate = rate_per_minute
+        self._buckets: dict[UserId, TokenBucket] = {}
+        self.received_ms = 0  # When a contact's message last came in.
+
+    async def work(self) -> int:
+        """One pass over the inbox; returns how many entries were finished. Raises Fenced."""
+        entries = await self._inbox.list_open(self._channel.name, ENTRIES_AT_ONCE)
+        lanes: dict[str, list[Opened]] = {}
+        for entry in entries:
+            opened = await self._open(entry)
+            if opened is not None:
+                lanes.setdefault(opened.lane(), []).append(opened)
+        gate = asyncio.Semaphore(CONTACTS_AT_ONCE)
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._lane(lane, gate)) for lane in lanes.values()]
+        return sum(task.result() for task in tasks)
+
+    async def _open(self, entry: WebhookEntry) -> Opened | None:
+        place = webhook_place(entry.channel, entry.event)
+        try:
+            raw = unpack_webhook(self._sealer.unseal(entry.raw, place))
+            return Opened(entry, self._channel.parse(raw.url, raw.body))
+        except (SealBroken, msgspec.DecodeError):
+            await self._inbox.fail(entry.id, "seal_broken", give_up=True)
+            self._count("webhook_dead")
+            return None
+
+    async def _lane(self, lane: Sequence[Opened], gate: asyncio.Semaphore) -> int:
+        """The entries of one lane, until one of them cannot be done now."""
+        done = 0
+        async with gate:
+            for opened in lane:
+                if not await self._try(opened):
+                    break
+                done += 1
+        return done
+
+    async def _try(self, opened: Opened) -> bool:
+        entry = opened.entry
+        try:
+            outcomes = [await self._take(event) for event in opened.events]
+            await self._inbox.finish(entry.id, ",".join(dict.fromkeys(outcomes)) or "empty")
+        except Fenced:
+            raise
+        except Unavailable as error:
+            self._count(f"inbound_{error.code}")
+            return False
+        except Exception as error:
+            # Whatever it is, one webhook must not stop the others: counted, then a dead letter.
+            reason = error.code if isinstance(error, AngariumError) else type(error).__name__
+            give_up = entry.attempts + 1 >= ENTRY_ATTEMPTS
+            self._count("webhook_dead" if give_up else f"inbound_{reason}")
+            await self._inbox.fail(entry.id, reason, give_up)
+            return give_up
+        self._count("webhook_done")
+        return True
+
+    async def _take(self, event: ChannelEvent) -> str:
+        if isinstance(event, StatusUpdate):
+            return event.status if await self._outbox.apply(event) else "not_ours"
+        if not identifiers(event.contact):
+            return "unsupported"
+        contact = await self._contacts.recognise(event.contact, self._fence())
+        return await self._message(event, await self._seen(contact, event))
+
+    async def _seen(self, contact: Contact, event: Inbound) -> Contact:
+        """Note that the contact wrote: it opens the window, and shows where to answer from."""
+        card = contact.card
+        if card.last_message == event.id:
+            return contact
+        wish = opt_wish(event.text) if event.kind == "text" else None
+        card = msgspec.structs.replace(
+            card,
+            name=event.profile_name or card.name,
+            business=event.business or card.business,
+            wrote_at_ms=max(card.wrote_at_ms, event.sent_ms or self._clock.now_ms()),
+            last_message=event.id,
+            opted_out=wish == "stop" or (card.opted_out and wish != "start"),
+        )
+        seen = Contact(contact.user, card)
+        await self._contacts.keep(seen, self._fence())
+        self.received_ms = self._clock.now_ms()
+        return seen
+
+    async def _message(self, event: Inbound, contact: Contact) -> str:
+        wish = opt_wish(event.text) if event.kind == "text" else None
+        if wish == "stop":
+            return await self._notice(event, contact, "stopped", STOPPED)
+        if wish == "start" and event.text.strip().casefold() == "start":
+            return await self._notice(event, contact, "started", STARTED)
+        if event.kind == "unsupported":
+            return await self._notice(event, contact, "unsupported", NOT_READABLE)
+        if not self._within_rate(contact.user):
+            return await self._notice(event, contact, "rate_limited", TOO_FAST)
+        line = await self._connections.open(contact.user, event.id)
+        body = Body(
+            text=shown_text(event), name=contact.card.name, via=self._channel.name,
+        )  # fmt: skip
+        await line.endpoint.submit(
+            line.conversation, body, inbound_key(self._channel.name, event.id)
+        )
+        return "submitted"
+
+    async def _notice(self, event: Inbound, contact: Contact, kind: str, text: str) -> str:
+        """The bridge's own answer, in front of whatever else waits for this contact."""
+        name = notice_id(self._channel.name, event.id, kind)
+        body = seal_text(self._sealer, name, OutgoingText(text, notice=True))
+        put = new_delivery(
+            name, self._channel.name, contact.user, 0, body, self._clock.now_ms()
+        )
+        await self._vault.write([replace(put, only_new=True)], self._fence())
+        self._arrived()
+        return kind
+
+    def _within_rate(self, user: UserId) -> bool:
+        now_s = self._clock.monotonic_s()
+        if len(self._buckets) > BUCKETS_MAX:
+            self._buckets.clear()
+        if user not in self._buckets:
+            self._buckets[user] = TokenBucket(self._rate, self._rate / 60, now_s)
+        if self._buckets[user].wait_s(now_s) > 0:
+            return False
+        self._buckets[user].take()
+        return True
+
+
+def shown_text(event: Inbound) -> str:
+    """The message as text; what cannot be carried yet is named, never dropped in silence."""
+    notes = [f"[{media.content_type.partition('/')[0] or 'file'}]" for media in event.media]
+    if event.location is not None:
+        latitude, longitude = event.location
+        label = ", ".join(
+            str(event.raw[key]) for key in ("Label", "Address") if event.raw.get(key)
+        )
+        notes.append(f"[location {latitude:g}, {longitude:g}{': ' + label if label else ''}]")
+    text = event.text or event.button
+    return " ".join([*notes, text]).strip()
