@@ -104,7 +104,7 @@ class Bridge:
                 await self._stop()
 
     async def start(self) -> None:
-        """Take the lease and settle what a dead owner left. Part of `run`. Raises LeaseTaken."""
+        """Take the lease and settle what a dead owner left; `run` does. Raises LeaseTaken."""
         name = f"bridge/{self._channel.name}"
         self._fence = await self._leases.acquire(
             name, self._owner, LEASE_TTL_S, self._clock.now_ms()

@@ -1,4 +1,4 @@
-"""Stored webhooks inward: each contact's messages in order, each submitted once, then finished."""
+"""Stored webhooks inward: each contact's messages in order, each submitted once."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -25,9 +25,11 @@ from angarium.storage.contract import Fence, Vault, WebhookEntry, WebhookInbox
 
 ENTRIES_AT_ONCE = 128  # Webhooks read from the inbox at a time.
 CONTACTS_AT_ONCE = 32  # Contacts worked for at a time; others wait their turn.
-ENTRY_ATTEMPTS = (
-    8  # Then a dead letter: kept, shown to operators. `Unavailable` does not count.
-)
+# Tried so often and for so long; then a dead letter: kept, shown to operators. Unavailable does
+# not count: it is nobody's fault and passes.
+ENTRY_ATTEMPTS = 8
+ENTRY_TRIED_S = 600.0
+RETRY_S_MAX = 60.0
 BUCKETS_MAX = 20_000  # Contacts whose rate is remembered; over it all are forgotten.
 
 STOPPED = "You will get no more messages here. Write START to talk again."
@@ -43,16 +45,37 @@ class Opened:
     entry: WebhookEntry
     events: Sequence[ChannelEvent]
 
-    def lane(self) -> str:
-        """Entries of one lane are worked off in order, lanes side by side."""
-        for event in self.events:
-            if isinstance(event, Inbound) and identifiers(event.contact):
-                return "/".join(identifiers(event.contact)[0])
-        return f"entry/{self.entry.id}"
+    def names(self) -> list[str]:
+        """What tells its contacts apart; a webhook without any stands for itself."""
+        named = [
+            "/".join(identifier)
+            for event in self.events
+            if isinstance(event, Inbound)
+            for identifier in identifiers(event.contact)
+        ]
+        return named or [f"entry/{self.entry.id}"]
+
+
+def lanes_of(opened: Sequence[Opened]) -> list[list[Opened]]:
+    """Webhooks that share a contact are in one lane, in order; lanes may run side by side."""
+    lane_of: dict[str, list[Opened]] = {}
+    for one in opened:
+        lane = [one]
+        for name in one.names():
+            other = lane_of.get(name)
+            if other is not None and other is not lane:
+                merged = sorted([*other, *lane], key=lambda each: each.entry.id)
+                for key in [
+                    key for key, kept in lane_of.items() if kept is other or kept is lane
+                ]:
+                    lane_of[key] = merged
+                lane = merged
+        lane_of.update({name: lane for name in one.names()})
+    return list({id(lane): lane for lane in lane_of.values()}.values())
 
 
 class InboundWorker:
-    """Works the inbox off. Every step may be repeated: keys and ids come from the provider's."""
+    """Works the inbox off. Any step may be repeated: keys come from the provider's ids."""
 
     def __init__(
         self,
@@ -76,19 +99,16 @@ class InboundWorker:
         self._count, self._arrived = count, arrived
         self._rate = rate_per_minute
         self._buckets: dict[UserId, TokenBucket] = {}
+        self._not_before: dict[int, float] = {}  # By entry; no more than are open.
         self.received_ms = 0  # When a contact's message last came in.
 
     async def work(self) -> int:
         """One pass over the inbox; returns how many entries were finished. Raises Fenced."""
         entries = await self._inbox.list_open(self._channel.name, ENTRIES_AT_ONCE)
-        lanes: dict[str, list[Opened]] = {}
-        for entry in entries:
-            opened = await self._open(entry)
-            if opened is not None:
-                lanes.setdefault(opened.lane(), []).append(opened)
+        opened = [one for entry in entries if (one := await self._open(entry)) is not None]
         gate = asyncio.Semaphore(CONTACTS_AT_ONCE)
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._lane(lane, gate)) for lane in lanes.values()]
+            tasks = [group.create_task(self._lane(lane, gate)) for lane in lanes_of(opened)]
         return sum(task.result() for task in tasks)
 
     async def _open(self, entry: WebhookEntry) -> Opened | None:
@@ -113,8 +133,10 @@ class InboundWorker:
 
     async def _try(self, opened: Opened) -> bool:
         entry = opened.entry
+        if self._not_before.get(entry.id, 0.0) > self._clock.monotonic_s():
+            return False
         try:
-            outcomes = [await self._take(event) for event in opened.events]
+            outcomes = [await self._take(event, entry.received_ms) for event in opened.events]
             await self._inbox.finish(entry.id, ",".join(dict.fromkeys(outcomes)) or "empty")
         except Fenced:
             raise
@@ -124,22 +146,33 @@ class InboundWorker:
         except Exception as error:
             # Whatever it is, one webhook must not stop the others: counted, then a dead letter.
             reason = error.code if isinstance(error, AngariumError) else type(error).__name__
-            give_up = entry.attempts + 1 >= ENTRY_ATTEMPTS
-            self._count("webhook_dead" if give_up else f"inbound_{reason}")
-            await self._inbox.fail(entry.id, reason, give_up)
-            return give_up
+            return await self._failed(entry, reason)
+        self._not_before.pop(entry.id, None)
         self._count("webhook_done")
         return True
 
-    async def _take(self, event: ChannelEvent) -> str:
+    async def _failed(self, entry: WebhookEntry, reason: str) -> bool:
+        """Count it and wait longer each time; True when it is given up."""
+        age_s = (self._clock.now_ms() - entry.received_ms) / 1000
+        give_up = entry.attempts + 1 >= ENTRY_ATTEMPTS and age_s >= ENTRY_TRIED_S
+        await self._inbox.fail(entry.id, reason, give_up)
+        self._count("webhook_dead" if give_up else f"inbound_{reason}")
+        if give_up:
+            self._not_before.pop(entry.id, None)
+        else:
+            wait_s = min(2.0**entry.attempts, RETRY_S_MAX)
+            self._not_before[entry.id] = self._clock.monotonic_s() + wait_s
+        return give_up
+
+    async def _take(self, event: ChannelEvent, received_ms: int) -> str:
         if isinstance(event, StatusUpdate):
             return event.status if await self._outbox.apply(event) else "not_ours"
         if not identifiers(event.contact):
             return "unsupported"
         contact = await self._contacts.recognise(event.contact, self._fence())
-        return await self._message(event, await self._seen(contact, event))
+        return await self._message(event, await self._seen(contact, event, received_ms))
 
-    async def _seen(self, contact: Contact, event: Inbound) -> Contact:
+    async def _seen(self, contact: Contact, event: Inbound, received_ms: int) -> Contact:
         """Note that the contact wrote: it opens the window, and shows where to answer from."""
         card = contact.card
         if card.last_message == event.id:
@@ -149,7 +182,7 @@ class InboundWorker:
             card,
             name=event.profile_name or card.name,
             business=event.business or card.business,
-            wrote_at_ms=max(card.wrote_at_ms, event.sent_ms or self._clock.now_ms()),
+            wrote_at_ms=max(card.wrote_at_ms, event.sent_ms or received_ms),
             last_message=event.id,
             opted_out=wish == "stop" or (card.opted_out and wish != "start"),
         )
