@@ -148,6 +148,12 @@ class LeaseTaken(Refused):
     code, retryable, http_status = "lease_taken", True, 409
 
 
+class OutcomeUnknown(Refused):
+    """A tool that may run only once was interrupted; nobody can tell whether it took effect."""
+
+    code, http_status = "outcome_unknown", 409
+
+
 class Replaced(Refused):
     """A newer connection of the same device took over."""
 

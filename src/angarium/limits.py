@@ -21,6 +21,9 @@ ACK_MESSAGES_MAX = 32
 
 RANGE_MESSAGES_MAX = 200  # A `get` over it is answered with `more: true`.
 HELD_MESSAGES_MAX = 512  # A client that holds more drops the newest and asks again.
+GET_WAIT_S = 5.0  # A `get` without an answer is asked again then.
+RECENT_KEYS_MAX = 64  # Of a conversation: keys a device remembers so that none is sent twice.
+STREAM_KEYS_MAX = 256  # Of messages whose answers may stream; the oldest is forgotten.
 
 # Heartbeats: any traffic counts as life. Dead: close 4012.
 PING_EVERY_S = 25.0
@@ -114,7 +117,22 @@ REPLY_WINDOW_S = 24 * 3600
 RATE_PER_MINUTE = 30
 RATE_SLOWED_SHARE = 0.5  # Above this share of the rate, answers are slowed before refused.
 RATE_SLOW_S_MAX = 2.0
+LIMITER_BUCKETS_MAX = 50_000  # The bucket unused longest is forgotten; its owner starts full.
 
 # HTTP.
 REQUEST_BYTES_MAX = 1024 * 1024
+API_REQUESTS_PER_MINUTE = 600  # Per principal; slowed, then RateLimited. Services are exempt.
+USERS_PER_QUERY_MAX = 256  # Of keys/query and devices of keys/claim. Over it: Malformed.
+HTTP_CONNECTIONS_MAX = 2048  # More are answered 503 by the server.
+HTTP_STOP_WAIT_S = 10.0  # Requests still running then are cut off.
+HEALTH_CHECK_WAIT_S = 2.0  # A check that takes longer has failed.
 AUDIT_PAGE_MAX = 200
+
+# Embedded store.
+STORE_BUSY_MS = 2000  # Another process holds the write lock this long: Unavailable.
+STORE_CALLS_WAITING_MAX = 8192  # Reads and writes that wait. Over it: Busy.
+STORE_ROWS_PER_STATEMENT = 128  # A power of two; more rows take more statements.
+STORE_CONVERSATIONS_CACHED = 16384  # Over it the least recently used head is read again.
+STORE_WAL_CHECKPOINT_BYTES = 4 * 1024 * 1024  # From here on it is copied back, beside writes.
+STORE_WAL_BYTES_MAX = 64 * 1024 * 1024  # From here on writers wait until it is emptied.
+STORE_OPEN_ATTEMPTS = 20  # Another process creates the file meanwhile; then Unavailable.
