@@ -248,6 +248,10 @@ class EnvelopeMismatch(Untrusted):
     code = "envelope_mismatch"
 
 
+class RosterDiffers(EnvelopeMismatch):
+    """Sealed for a device that is not known here; fetch the device lists, then try once more."""
+
+
 class Replayed(Untrusted):
     """This message, or a later one of the same sender, was opened before."""
 

@@ -77,9 +77,10 @@ OPENED_REMEMBERED = 64  # Ciphertexts of a session, to tell a replay from a fore
 
 # A conversation's chain of envelopes.
 CHAIN_GAPS_MAX = 64  # Known missing messages of one device; the oldest stays missing for good.
-CHAIN_KEYS_MAX = 256  # Message keys remembered.
+CHAIN_KEYS_MAX = 64  # Message keys remembered; older ones are told by their counter.
 CHAIN_OWN_MAX = 1024  # Own messages not yet seen in the log.
-CHAIN_WINDOW = 32  # Newest messages over which two devices compare histories.
+CHAIN_WINDOW = 32  # Newest messages remembered, to compare histories with another device ...
+CHAIN_ACK_MESSAGES = 16  # ... over at most this many; beyond it no verdict.
 
 # Attachments (ciphertext).
 BLOB_BYTES_MAX = 64 * 1024 * 1024

@@ -1,15 +1,18 @@
 """Attachments: files sealed in chunks under a key of their own (the STREAM construction).
 
-The padded file is cut into chunks of 1 MiB; each is sealed by AES-256-GCM under the file's key
-with the nonce  7 random bytes | index (4 bytes) | 1 for the last chunk, else 0  and, as associated
-data, conversation, blob and chunk count. The random bytes stand in front of the first chunk's
-ciphertext. A missing, added, moved or foreign chunk does not open. The relay sees a size rounded
-up by Padmé's rule (at most 12 % more) and knows neither name nor type.
+The padded file is cut into chunks of 1 MiB; each is sealed by AES-256-GCM under the file's
+key with the nonce  7 bytes | index (4 bytes) | 1 for the last chunk, else 0  and, as
+associated data, conversation, blob and chunk count. The 7 bytes are a keyed hash of the chunk
+and stand in front of its ciphertext: an upload that resumes makes the same bytes again, and a
+file that changed in between does not reuse a nonce. A missing, added, moved or foreign chunk
+does not open. The relay sees a size rounded up by Padmé's rule (at most 12 % more) and knows
+neither name nor type.
 
 The key, the size and SHA-256 of the whole ciphertext travel in the message (`body.FileRef`).
 """
 
 import hashlib
+import hmac
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -48,7 +51,6 @@ class SealedFile:
     conversation: ConversationId
     blob: str
     key: bytes
-    prefix: bytes
     size: int
 
     @classmethod
@@ -60,7 +62,7 @@ class SealedFile:
         random: RandomBytes = secrets.token_bytes,
     ) -> "SealedFile":
         """A new key for a file of `size_bytes`. Raises TooLarge."""
-        planned = cls(conversation, blob, random(32), random(_PREFIX_BYTES), size_bytes)
+        planned = cls(conversation, blob, random(32), size_bytes)
         if size_bytes < 0 or planned.ciphertext_bytes > BLOB_BYTES_MAX:
             raise TooLarge(f"an attachment has at most {BLOB_BYTES_MAX} bytes once sealed")
         return planned
@@ -86,11 +88,11 @@ class SealedFile:
         plaintext = read(start, wanted) if wanted else b""
         if len(plaintext) != wanted:
             raise Malformed("the file is shorter than it was")
-        nonce = _nonce(self.prefix, index, self.chunks)
-        sealed = AESGCM(self.key).encrypt(
-            nonce, plaintext + bytes(length - wanted), _place(self, self.chunks)
-        )
-        return self.prefix + sealed
+        padded = plaintext + bytes(length - wanted)
+        prefix = _prefix(self.key, index, padded)
+        place = _place(self.conversation, self.blob, self.chunks)
+        nonce = _nonce(prefix, index, self.chunks)
+        return prefix + AESGCM(self.key).encrypt(nonce, padded, place)
 
     def seal(self, read: Read, first: int = 0) -> Iterator[tuple[int, bytes]]:
         """(index, ciphertext) of each chunk from `first` on: an upload resumes anywhere."""
@@ -118,14 +120,16 @@ class FileOpener:
         if file.chunks != expected or len(file.key) != 32:
             raise Malformed("the attachment's size and chunks contradict each other")
         self._file = file
-        self._place = _place_of(conversation, file.blob, file.chunks)
+        self._place = _place(conversation, file.blob, file.chunks)
         self._cipher = AESGCM(file.key)
         self._hash = hashlib.sha256()
         self._hashed = 0
 
     def open_chunk(self, index: int, sealed: bytes) -> bytes:
-        """The plaintext of chunk `index`, without padding. Raises SealBroken: changed, moved, of
-        another file, or the file was cut."""
+        """The plaintext of chunk `index`, without padding.
+
+        Raises SealBroken: changed, moved, of another file, or the file was cut.
+        """
         file = self._file
         if not 0 <= index < file.chunks:
             raise SealBroken("the attachment has no such chunk")
@@ -150,7 +154,7 @@ class FileOpener:
         self.finish()
 
     def finish(self) -> None:
-        """Raises SealBroken unless every chunk was opened in order and the whole is as promised.
+        """Raises SealBroken unless every chunk was opened in order and all is as promised.
 
         After a resumed download hash the earlier chunks first: open them again.
         """
@@ -162,9 +166,10 @@ def _nonce(prefix: bytes, index: int, chunks: int) -> bytes:
     return prefix + index.to_bytes(4, "big") + bytes((index == chunks - 1,))
 
 
-def _place(file: SealedFile, chunks: int) -> bytes:
-    return _place_of(file.conversation, file.blob, chunks)
+def _prefix(key: bytes, index: int, padded: bytes) -> bytes:
+    nonce_key = hmac.digest(key, b"angarium chunk nonce 1", "sha256")
+    return hmac.digest(nonce_key, index.to_bytes(4, "big") + padded, "sha256")[:_PREFIX_BYTES]
 
 
-def _place_of(conversation: str, blob: str, chunks: int) -> bytes:
+def _place(conversation: str, blob: str, chunks: int) -> bytes:
     return b"\x00".join((conversation.encode(), blob.encode(), b"%d" % chunks))

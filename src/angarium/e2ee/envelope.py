@@ -1,16 +1,17 @@
 """The inner envelope: what the relay may not change unnoticed. One `Chain` per conversation.
 
 Inside every seal stand the conversation, the message's key, the sender's device, a counter of
-that device in this conversation and the hash of its previous message (together with time, stream
-key and body: the core), the devices it was sealed for, and what its sender has seen last. The
-receiver compares all of it with what the relay says outside and with what it knows itself.
+that device in this conversation and the hash of its previous message (together with time,
+stream key and body: the core), the devices it was sealed for, and what its sender has seen
+last. The receiver compares all of it with what the relay says outside and with what it knows
+itself.
 
-*Device lists.* A sender names every device it sealed for by a fingerprint, bound together by one
-hash. Lists change while messages travel, so the receiver does not demand its own list of today:
-each named device must be one it trusts or trusted, and the receiving and sending devices must be
-among them. An unknown one is RosterDiffers: fetch the lists once and accept again; if it is
-raised again, the sender was shown a device that its owner did not sign. Trusted devices that a
-sender left out are reported, not refused.
+*Device lists.* A sender names every device it sealed for by a fingerprint, all bound by one
+hash. Lists change while messages travel, so the receiver does not demand its own list of
+today: each named device must be one it trusts or trusted, and the receiving and sending
+devices must be among them. An unknown one is RosterDiffers: fetch the lists once and accept
+again; if it is raised again, the sender was shown a device that its owner did not sign.
+Trusted devices that a sender left out are reported, not refused.
 
 *Histories.* The ack is a hash over the newest messages its sender holds without a hole. A
 receiver that holds the same range and gets another hash reports `history_differs`; one that
@@ -85,7 +86,7 @@ class Outer:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A message made and not yet part of the chain. `inner` is what to seal, for each device."""
+    """A message made and not yet part of the chain. `inner` is sealed for each device."""
 
     key: MessageKey
     counter: int
@@ -141,8 +142,8 @@ _decode_inner = msgspec.msgpack.Decoder(Inner).decode
 
 
 class Chain:
-    """One device's view of one conversation. Pure and bounded; `dump` is plain, the caller seals
-    it and stores it together with the ciphertext or the message it covers."""
+    """One device's view of one conversation. Pure and bounded. `dump` is plain: the caller
+    seals it and stores it together with the ciphertext or the message it covers."""
 
     def __init__(
         self,

@@ -203,12 +203,13 @@ class OlmEngine:
         now_ms = self._clock.now_ms()
         age_s = (now_ms - self._fallback_made_ms) / 1000
         if fallback and (not self._fallback or age_s >= FALLBACK_KEY_KEPT_S):
-            self._account.generate_fallback_key()
+            account: Any = self._account  # The library's stubs leave the fallback key out.
+            account.generate_fallback_key()
             self._fallback = {
                 f"signed_curve25519:{key_id}": self._signed(
                     {"key": key.to_base64(), "fallback": True}
                 )
-                for key_id, key in self._account.fallback_key.items()
+                for key_id, key in account.fallback_key.items()
             }
             self._fallback_made_ms = now_ms
         self._account.mark_keys_as_published()
@@ -253,7 +254,7 @@ class OlmEngine:
         started: list[DeviceId] = []
         for user, by_device in claimed.items():
             for device_id, keys in (by_device or {}).items():
-                device = self._trust.find(user, device_id)
+                device = self._trust.find(UserId(user), DeviceId(device_id))
                 if device is None or not self._trust.is_current(device):
                     continue
                 if self._start(device, keys) or self._sessions.best(device.curve25519):
@@ -325,12 +326,15 @@ class OlmEngine:
 
     def _open_first(self, sender: TrustedDevice, message: vodozemac.AnyOlmMessage) -> bytes:
         """Open a message that starts a session; its one-time key goes only if all is well."""
+        prekey = message.to_pre_key()
+        if prekey is None:
+            raise Undecryptable("no session opens this ciphertext")
         key = self._random(32)
         before = self._account.pickle(key)
         try:
             session, plaintext = self._account.create_inbound_session(
                 vodozemac.Curve25519PublicKey.from_base64(sender.curve25519),
-                message.to_pre_key(),
+                prekey,
             )
             opened = self._check(sender, plaintext)
         except ValueError:
