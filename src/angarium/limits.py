@@ -20,6 +20,16 @@ ACK_DELAY_S = 0.25
 ACK_MESSAGES_MAX = 32
 
 RANGE_MESSAGES_MAX = 200  # A `get` over it is answered with `more: true`.
+GETS_IN_FLIGHT_PER_CONNECTION = 8  # Over it: Busy.
+RECENT_MESSAGES = 64  # Of a conversation in memory; older ones are read from the store.
+RECENT_BYTES = 256 * 1024  # The same, in ciphertext bytes.
+READS_AT_ONCE = 16  # Range reads of one node in the store; the others wait their turn.
+ROSTER_AGE_S_MAX = 30.0  # Older: participants and device lists are read again before a send.
+ROSTER_RECHECK_S = 0.2  # A list that does not fit is read again unless it is this young.
+DEVICE_LISTS_MAX = 20_000  # Cached by a node; the one unused longest is forgotten.
+RECEIPTS_WAITING_MAX = 8192  # Marks not yet stored. Over it: dropped; a later mark covers them.
+RELISTED_USERS_MAX = 256  # Connected users whose conversations one head check reads again.
+PRESENCE_CONVERSATIONS_MAX = 64  # Told of one user's coming and going; the rest is not told.
 HELD_MESSAGES_MAX = 512  # A client that holds more drops the newest and asks again.
 GET_WAIT_S = 5.0  # A `get` without an answer is asked again then.
 RECENT_KEYS_MAX = 64  # Of a conversation: keys a device remembers so that none is sent twice.
@@ -53,6 +63,8 @@ RECONNECT_MAX_S = 20.0
 # Append: what one commit takes, what may wait. Waiting queue full: Busy.
 APPEND_BATCH_MESSAGES = 512
 APPEND_QUEUE_MESSAGES = 8192
+APPEND_BATCH_BYTES = 8 * 1024 * 1024
+APPEND_QUEUE_BYTES = 64 * 1024 * 1024  # Ciphertext waiting to be stored. Over it: Busy.
 APPEND_ATTEMPTS = 16  # Lost races for a sequence, then Unavailable.
 
 PARTICIPANTS_MAX = 64  # Of a conversation. Over it: Refused.
@@ -90,6 +102,7 @@ BLOB_UPLOAD_OPEN_S = 24 * 3600  # An unfinished upload is dropped then.
 
 # Ephemeral events (typing, presence, parts) are dropped first; nothing waits for them.
 EVENT_BYTES_MAX = 64 * 1024
+EVENT_UNSENT_BYTES_MAX = 256 * 1024  # A connection further behind gets no ephemeral events.
 TYPING_TTL_MS = 6000
 
 # Idempotency of commands that are not messages.

@@ -45,7 +45,15 @@ class Joined:
     user: UserId
 
 
-Event = Appended | Ephemeral | DevicesChanged | Joined
+@dataclass(frozen=True, slots=True)
+class Left:
+    """`user` takes part in `conversation` no more."""
+
+    conversation: ConversationId
+    user: UserId
+
+
+Event = Appended | Ephemeral | DevicesChanged | Joined | Left
 Listener = Callable[[list[Event]], None]
 
 
@@ -57,5 +65,8 @@ class Bus(Protocol):
         ...
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
-        """Call `listener` with batches of events, on the loop. Returns the way to stop."""
+        """Call `listener` with batches of events, on the loop; the publisher's own too.
+
+        Returns the way to stop.
+        """
         ...

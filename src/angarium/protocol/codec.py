@@ -40,6 +40,10 @@ class Codec(Protocol):
         """One WebSocket message for these frames: a lone frame, or an array."""
         ...
 
+    def join(self, encoded: Sequence[bytes]) -> bytes:
+        """One WebSocket message from frames that were encoded one by one."""
+        ...
+
     def decode_client(self, payload: bytes) -> list[ClientFrame | UnknownFrame]:
         """Frames a client may send. Raises Malformed or TooLarge; never anything else."""
         ...
@@ -62,6 +66,14 @@ class MsgpackCodec:
 
     def encode(self, frames: Sequence[AnyFrame]) -> bytes:
         return self._encode(frames[0] if len(frames) == 1 else frames)
+
+    def join(self, encoded: Sequence[bytes]) -> bytes:
+        count = len(encoded)
+        if count == 1:
+            return encoded[0]
+        # MessagePack: an array is its length and then its items, nothing between.
+        head = bytes((0x90 | count,)) if count < 16 else b"\xdc" + count.to_bytes(2, "big")
+        return head + b"".join(encoded)
 
     def decode_client(self, payload: bytes) -> list[ClientFrame | UnknownFrame]:
         check_size(payload)
@@ -94,6 +106,9 @@ class JsonCodec:
     def encode(self, frames: Sequence[AnyFrame]) -> bytes:
         plain = [to_base64url(msgspec.to_builtins(frame)) for frame in frames]
         return msgspec.json.encode(plain[0] if len(plain) == 1 else plain)
+
+    def join(self, encoded: Sequence[bytes]) -> bytes:
+        return encoded[0] if len(encoded) == 1 else b"[" + b",".join(encoded) + b"]"
 
     def decode_client(self, payload: bytes) -> list[ClientFrame | UnknownFrame]:
         check_size(payload)
@@ -143,7 +158,10 @@ def frame_by_frame(parsed: Any, union: Any) -> list[Any]:
 def to_base64url(value: Any) -> Any:
     """msgspec writes bytes as base64 under `ct`; JSON on this wire uses base64url."""
     if isinstance(value, dict):
-        return {key: _url(item) if key == "ct" else to_base64url(item) for key, item in value.items()}
+        return {
+            key: _url(item) if key == "ct" else to_base64url(item)
+            for key, item in value.items()
+        }
     if isinstance(value, list | tuple):
         return [to_base64url(item) for item in value]
     return value
