@@ -310,7 +310,8 @@ class PhoneSimulator:
             return
         form = {
             "ChannelPrefix": "whatsapp", "ApiVersion": "2010-04-01", "MessageStatus": status,
-            "SmsSid": message.sid, "SmsStatus": status, "To": message.to, "From": message.sender,
+            "SmsSid": message.sid, "SmsStatus": status, "To": message.to,
+            "From": message.sender,
             "MessageSid": message.sid, "AccountSid": self._account,
             **({"EventType": "READ"} if status == "read" else {}), **more,
         }  # fmt: skip

@@ -1,4 +1,4 @@
-"""A very small HTTP/1.1 server on asyncio streams: enough to be Twilio's REST API on loopback."""
+"""A very small HTTP/1.1 server on asyncio streams: enough for Twilio's REST API."""
 
 import asyncio
 import json
