@@ -1,0 +1,49 @@
+"""The first step of every API request: a valid token, within the rate."""
+
+import asyncio
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.security import HTTPBearer
+
+from angarium.errors import Forbidden, Unauthenticated
+from angarium.server.auth import Principal, Tokens
+from angarium.server.limiter import Limiter
+
+_BEARER = HTTPBearer(auto_error=False, description="An access token: `angarium token USER`.")
+
+
+class Guard:
+    """Puts the principal on the request, or refuses it before its body is looked at."""
+
+    def __init__(self, tokens: Tokens, limiter: Limiter | None = None) -> None:
+        self._tokens, self._limiter = tokens, limiter
+
+    async def check(self, request: Request) -> None:
+        """Raises Unauthenticated, TokenExpired, RateLimited; waits when slowed."""
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            raise Unauthenticated("a bearer token is missing")
+        principal = self._tokens.verify(token.strip())
+        request.state.principal = principal
+        # Services act for many users at once; what they send is limited where it comes in.
+        if self._limiter and "service" not in principal.scopes:
+            wait_s = self._limiter.check(principal.user)
+            if wait_s:
+                await asyncio.sleep(wait_s)
+
+    async def check_admin(self, request: Request) -> None:
+        """As `check`, and the token has the scope `admin`. Raises Forbidden."""
+        await self.check(request)
+        if "admin" not in caller(request).scopes:
+            raise Forbidden("this needs a token with the scope admin")
+
+    def router(self, tag: str, *, admin: bool = False) -> APIRouter:
+        """A router whose every route is behind this guard."""
+        check = self.check_admin if admin else self.check
+        return APIRouter(tags=[tag], dependencies=[Depends(check), Depends(_BEARER)])
+
+
+def caller(request: Request) -> Principal:
+    """Whose request it is; set by the guard."""
+    principal: Principal = request.state.principal
+    return principal
