@@ -249,7 +249,7 @@ class EnvelopeMismatch(Untrusted):
 
 
 class RosterDiffers(EnvelopeMismatch):
-    """Sealed for a device that is not known here; fetch the device lists, then try once more."""
+    """Sealed for a device that is not known here; fetch the device lists and try once more."""
 
 
 class Replayed(Untrusted):

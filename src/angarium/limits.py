@@ -117,7 +117,23 @@ TURN_STALE_S = 15 * 60  # Older messages get no surprise answer.
 LEASE_TTL_S = 15.0
 LEASE_RENEW_S = 5.0
 TURNS_AT_ONCE = 256
-REPLY_BYTES_MAX = 44 * 1024
+REPLY_BYTES_MAX = 40 * 1024  # Padded and sealed it fits a ciphertext. Longer: cut, with a note.
+TURN_TEXT_CHARS_MAX = 16_000  # A longer message is refused with a sentence; no agent sees it.
+TURN_RETRY_MIN_S = 0.5  # Pauses between attempts double from here ...
+TURN_RETRY_MAX_S = 8.0  # ... to here.
+STORE_RETRY_MAX_S = 30.0  # While the store is away, a lane looks again at least this often.
+TURNS_HELD_MAX = 10_000  # Turns queued in memory; the rest is read from the store later.
+QUESTION_KEPT_S = 7 * 24 * 3600  # After that a message is a new one, not an answer.
+QUESTIONS_PER_TURN_MAX = 32  # More: the turn fails.
+HANDOFFS_PER_TURN_MAX = 4  # More: the turn fails, agents pass it round in a circle.
+JOURNAL_BYTES_MAX = 256 * 1024  # Of one turn. Over it: TooLarge, the turn fails.
+MEMORY_BYTES_MAX = 64 * 1024  # Per conversation and agent. Over it: TooLarge, the turn fails.
+HISTORY_EXCHANGES_MAX = 20  # Older exchanges are forgotten.
+HISTORY_CHARS_MAX = 4000  # Of one text in the history; the rest is cut.
+PART_EVERY_S = 0.05  # Pieces of a reply are joined for this long ...
+PART_CHARS_MAX = 200  # ... or until they are this long.
+STATUSES_PER_TURN_MAX = 100  # More are dropped.
+STILL_WORKING_S = 4.0  # Silence after which the person is told that work goes on.
 
 # WhatsApp bridge.
 WEBHOOK_BYTES_MAX = 1024 * 1024

@@ -1,0 +1,30 @@
+"""Angarium: messages between people and AI agents. `from angarium import Agent` starts here.
+
+Nothing is imported until it is asked for, so that `import angarium` costs nothing.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any
+
+_HOMES = {
+    "Agent": "angarium.agents.agent",
+    "Skill": "angarium.agents.agent",
+    "ask": "angarium.agents.agent",
+    "handoff": "angarium.agents.agent",
+    "Done": "angarium.agents.contract",
+    "Handoff": "angarium.agents.contract",
+    "Status": "angarium.agents.contract",
+    "Text": "angarium.agents.contract",
+    "Turn": "angarium.agents.contract",
+}
+
+__all__ = [*_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("angarium")
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'angarium' has no attribute {name!r}")

@@ -1,0 +1,92 @@
+"""How a developer declares an agent: a name, a sentence, and an async function."""
+
+import re
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from inspect import isasyncgenfunction, iscoroutinefunction
+from typing import TypeVar
+
+from angarium.agents.contract import AgentEvent, Handoff, Turn
+from angarium.agents.kinds.function import TurnFunction, run_function
+from angarium.errors import Misconfigured
+
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+_Function = TypeVar("_Function", bound=TurnFunction)
+
+
+@dataclass(frozen=True, slots=True)
+class Skill:
+    """One thing an agent can do, with what people say when they want it."""
+
+    name: str
+    examples: tuple[str, ...] = ()
+
+
+class Agent:
+    """An agent made of a function.
+
+        greeter = Agent("greeter", "Greets people by name")
+
+        @greeter.on_turn
+        async def greet(turn):
+            return f"Hello! You wrote: {turn.text}"
+
+    `examples` are things people say to it; `skills` group them. Raises Misconfigured for a name
+    that cannot be mentioned as `@name`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        description: str,
+        *,
+        skills: Sequence[Skill] = (),
+        examples: Sequence[str] = (),
+    ) -> None:
+        if not _NAME.fullmatch(name):
+            raise Misconfigured(
+                f"agent name {name!r}: use up to 32 lower-case letters, digits, - and _,"
+                " starting with a letter"
+            )
+        self.name = name
+        self.description = description
+        self.skills = tuple(skills)
+        self.examples = tuple(examples)
+        self._function: TurnFunction | None = None
+
+    def on_turn(self, function: _Function) -> _Function:
+        """Answer turns with `function`: an `async def` that returns text or None, or yields text
+        and events.
+
+        After an answered question it is run again from its start: what it does before a
+        question goes through `turn.tools.call` or must be safe to repeat.
+
+        Raises Misconfigured for a plain `def` and for a second function.
+        """
+        if not (iscoroutinefunction(function) or isasyncgenfunction(function)):
+            raise Misconfigured(f"agent {self.name!r}: its function must be `async def`")
+        if self._function is not None:
+            raise Misconfigured(f"agent {self.name!r} has two functions; keep one")
+        self._function = function
+        return function
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has a function."""
+        return self._function is not None
+
+    def run(self, turn: Turn) -> AsyncIterator[AgentEvent]:
+        """Answer the turn. Raises Misconfigured without a function."""
+        if self._function is None:
+            raise Misconfigured(f"agent {self.name!r} has no function; use @agent.on_turn")
+        return run_function(self._function, turn)
+
+
+async def ask(turn: Turn, question: str, options: Sequence[str] = (), name: str = "") -> str:
+    """Ask the person and wait for the answer, durably; the same as `turn.ask`."""
+    return await turn.ask(question, options, name)
+
+
+def handoff(to: str, reason: str = "") -> Handoff:
+    """Return or yield it to pass the conversation, and this message, to agent `to`."""
+    return Handoff(to, reason)

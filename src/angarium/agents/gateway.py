@@ -1,0 +1,282 @@
+"""The gateway: the agents' device. It hears messages, and every one gets its answer once."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from angarium.agents.dispatcher import Dispatcher
+from angarium.agents.guard import Admit, admit_everybody
+from angarium.agents.lanes import Lanes
+from angarium.agents.memory import Notebook
+from angarium.agents.records import Desk, TurnSeals
+from angarium.agents.registry import Registry
+from angarium.agents.replies import Replies
+from angarium.agents.turns import Patience, ReadFile, TurnRunner, no_files
+from angarium.clock import Clock
+from angarium.errors import AngariumError, Fenced, LeaseTaken, StoreUnwritable, Unavailable
+from angarium.ids import ConversationId, DeviceId
+from angarium.kms.contract import Sealer
+from angarium.limits import (
+    LEASE_RENEW_S,
+    LEASE_TTL_S,
+    STORE_RETRY_MAX_S,
+    TURN_RETRY_MIN_S,
+    TURN_STALE_S,
+    TURNS_AT_ONCE,
+    TURNS_HELD_MAX,
+)
+from angarium.sdk.contract import Endpoint, Happened, Received, Sink
+from angarium.storage.contract import (
+    Fence,
+    Leases,
+    PutTurn,
+    Turn,
+    Turns,
+    TurnState,
+    Vault,
+    Write,
+)
+
+MakeEndpoint = Callable[[Sink, Fence], Endpoint]
+_log = logging.getLogger(__name__)
+
+
+class Gateway:
+    """Sink behind the agents' device, and owner of all agent work.
+
+    At most one gateway works for a device: it holds the lease `mailbox/<device>`, whose fence
+    goes with every write, the endpoint's included; so the endpoint is made here, once the fence
+    is known. `owner` names this process; give each process its own. `journal=False` exists only
+    for the test that proves what the journal is for (see `Desk`).
+    """
+
+    def __init__(
+        self,
+        *,
+        make_endpoint: MakeEndpoint,
+        device: DeviceId,
+        owner: str,
+        vault: Vault,
+        turns: Turns,
+        leases: Leases,
+        sealer: Sealer,
+        registry: Registry,
+        clock: Clock,
+        admit: Admit = admit_everybody,
+        read_file: ReadFile = no_files,
+        patience: Patience | None = None,
+        turns_at_once: int = TURNS_AT_ONCE,
+        turns_held_max: int = TURNS_HELD_MAX,
+        journal: bool = True,
+    ) -> None:
+        self._make_endpoint, self._device, self._owner = make_endpoint, device, owner
+        self._vault, self._turns, self._leases = vault, turns, leases
+        self._registry, self._clock, self._admit = registry, clock, admit
+        self._read_file, self._patience = read_file, patience or Patience()
+        self._journal = journal
+        self._seals = TurnSeals(sealer, device)
+        self._notebook = Notebook(vault, sealer, f"gateway/{device}")
+        self._at_once, self._held_max = turns_at_once, turns_held_max
+        self._lanes = self._make_lanes()
+        self._lost = asyncio.Event()
+        self._fence: Fence | None = None
+        self._endpoint: Endpoint | None = None
+        self._dispatcher: Dispatcher | None = None
+        self._renewal: asyncio.Task[None] | None = None
+        self._replied = self._troubles = 0
+
+    # --- life ---------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Wait for the lease, take up every open turn, connect, work.
+
+        Raises Unavailable or StoreUnwritable when the store fails meanwhile, and what
+        Endpoint.open raises; nothing is held then. After `close` it may be opened again.
+        """
+        self._lost.clear()
+        self._lanes = self._make_lanes()
+        self._fence = fence = await self._take_lease()
+        self._renewal = asyncio.create_task(self._renew(fence), name="gateway lease")
+        try:
+            self._endpoint = endpoint = self._make_endpoint(self, fence)
+            self._dispatcher = self._make_dispatcher(endpoint, fence)
+            await self._wake_open_turns()
+            await endpoint.open()
+            self._lanes.open()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self, grace_s: float = 0.0) -> None:
+        """Stop taking up turns, give running ones `grace_s`, stop them, disconnect, release.
+
+        An interrupted turn goes on when a gateway opens for this device again.
+        """
+        await self._lanes.close(grace_s)
+        endpoint, self._endpoint = self._endpoint, None
+        if endpoint is not None:
+            await endpoint.close()
+        renewal, self._renewal = self._renewal, None
+        if renewal is not None:
+            renewal.cancel()
+            await asyncio.gather(renewal, return_exceptions=True)
+        fence, self._fence = self._fence, None
+        if fence is not None and not self._lost.is_set():
+            try:
+                await self._leases.release(fence, self._owner)
+            except AngariumError:
+                pass  # It expires by itself.
+
+    async def wait_lost(self) -> None:
+        """Return when another gateway has taken over this device: close then."""
+        await self._lost.wait()
+
+    async def idle(self) -> None:
+        """Wait until no turn is being worked on."""
+        await self._lanes.idle()
+
+    def figures(self) -> dict[str, int]:
+        """For metrics: turns waiting, running lanes, turns worked off, failures of our own."""
+        return {
+            "turns_held": self._lanes.held,
+            "lanes_running": self._lanes.running,
+            "turns_done": self._replied,
+            "turn_troubles": self._troubles,
+        }
+
+    # --- Sink ---------------------------------------------------------------------------------
+
+    def plan(self, received: Received) -> Sequence[Write]:
+        """The turn record of a message that wants an answer."""
+        if not _wants_answer(received):
+            return ()
+        now_ms = self._clock.now_ms()
+        stale = self._is_stale(received, now_ms)
+        state: TurnState = "expired" if stale else "offered"
+        turn = Turn(
+            conversation=received.conversation,
+            sequence=received.sequence,
+            owner=self._device,
+            state=state,
+            body=b"" if stale else self._seals.seal_heard(received),
+            reason="stale" if stale else "",
+            created_ms=received.accepted_ms,
+            updated_ms=now_ms,
+        )
+        return (PutTurn(turn, only_new=True),)
+
+    def committed(self, received: Received) -> None:
+        if _wants_answer(received):
+            self._lanes.wake(received.conversation, received.sequence)
+
+    def happened(self, event: Happened) -> None:
+        """Typing, receipts and presence of people change nothing here."""
+
+    # --- work ---------------------------------------------------------------------------------
+
+    async def _work(self, conversation: ConversationId, sequence: int) -> None:
+        """Work one turn off; while the store is away, again and again."""
+        dispatcher = self._dispatcher
+        if dispatcher is None:
+            return
+        pause_s = TURN_RETRY_MIN_S
+        run = dispatcher.run
+        while not self._lost.is_set():
+            try:
+                await run(conversation, sequence)
+                self._replied += 1
+                return
+            except Fenced:
+                self._lose()
+            except (Unavailable, StoreUnwritable) as error:
+                _log.warning("a turn waits for the store or the relay: %s", error.code)
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, STORE_RETRY_MAX_S)
+            except Exception as error:
+                self._troubles += 1
+                code = error.code if isinstance(error, AngariumError) else type(error).__name__
+                _log.error("turn %s/%d failed: %s", conversation, sequence, code)
+                if run == dispatcher.give_up:
+                    return  # Not even the apology could be written; the record stays open.
+                run = dispatcher.give_up
+
+    async def _wake_open_turns(self) -> None:
+        for turn in await self._turns.list_open(self._device):
+            if turn.state != "waiting":
+                self._lanes.wake(turn.conversation, turn.sequence)
+
+    async def _refill(self) -> None:
+        """After an overflow: take up what was dropped. Tries until the store answers."""
+        while not self._lost.is_set():
+            try:
+                await self._wake_open_turns()
+            except AngariumError as error:
+                _log.warning("open turns cannot be listed: %s", error.code)
+                await asyncio.sleep(TURN_RETRY_MIN_S)
+            else:
+                return
+
+    # --- lease --------------------------------------------------------------------------------
+
+    async def _take_lease(self) -> Fence:
+        name = f"mailbox/{self._device}"
+        while True:
+            try:
+                return await self._leases.acquire(
+                    name, self._owner, LEASE_TTL_S, self._clock.now_ms()
+                )
+            except LeaseTaken:
+                await asyncio.sleep(LEASE_RENEW_S)
+
+    async def _renew(self, fence: Fence) -> None:
+        renewed_s = self._clock.monotonic_s()
+        while True:
+            await asyncio.sleep(LEASE_RENEW_S)
+            try:
+                now_ms = self._clock.now_ms()
+                await self._leases.renew(fence, self._owner, LEASE_TTL_S, now_ms)
+                renewed_s = self._clock.monotonic_s()
+            except Fenced:
+                return self._lose()
+            except AngariumError as error:
+                # Writes stay fenced in any case; a lease that may have run out is not used.
+                _log.warning("the lease could not be renewed: %s", error.code)
+                if self._clock.monotonic_s() - renewed_s > LEASE_TTL_S:
+                    return self._lose()
+
+    def _lose(self) -> None:
+        self._lost.set()
+        self._lanes.halt()
+
+    # --- parts --------------------------------------------------------------------------------
+
+    def _make_lanes(self) -> Lanes:
+        return Lanes(
+            self._work, refill=self._refill, at_once=self._at_once, held_max=self._held_max
+        )
+
+    def _make_dispatcher(self, endpoint: Endpoint, fence: Fence) -> Dispatcher:
+        desk = Desk(
+            endpoint=endpoint,
+            vault=self._vault,
+            turns=self._turns,
+            notebook=self._notebook,
+            seals=self._seals,
+            clock=self._clock,
+            fence=fence,
+            journal=self._journal,
+        )
+        replies = Replies(desk)
+        runner = TurnRunner(
+            desk, replies, self._registry, patience=self._patience, read_file=self._read_file
+        )
+        return Dispatcher(desk, replies, runner, self._registry, self._admit)
+
+    def _is_stale(self, received: Received, now_ms: int) -> bool:
+        return now_ms - received.accepted_ms > TURN_STALE_S * 1000
+
+
+def _wants_answer(received: Received) -> bool:
+    body = received.body
+    says_something = bool(body.text.strip() or body.files)
+    return not received.own and not received.problem and body.type == "text" and says_something

@@ -1,0 +1,78 @@
+"""Bounds of what goes into an agent and what comes out. Pure, but for the rate hook."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from angarium.errors import AngariumError, OutcomeUnknown
+from angarium.ids import UserId
+from angarium.limits import REPLY_BYTES_MAX, TURN_TEXT_CHARS_MAX
+
+CUT_NOTE = "\n\n[The answer was too long and was cut here.]"
+Admit = Callable[[UserId], bool]
+
+
+def admit_everybody(_user: UserId) -> bool:
+    """The rate hook where the relay's own limits are enough."""
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why an attempt failed: a code for operators, a plain sentence for the person."""
+
+    code: str
+    sentence: str
+    again: bool
+
+
+TOO_LONG = Trouble(
+    "too_large", f"Please send at most {TURN_TEXT_CHARS_MAX:,} characters at once.", again=False
+)
+TOO_FAST = Trouble(
+    "rate_limited", "That was faster than I can follow. Please wait a minute.", again=False
+)
+TIMED_OUT = Trouble(
+    "timed_out", "Sorry, this took too long, so I stopped. Please try again.", again=False
+)
+IN_CIRCLES = Trouble(
+    "handoff", "Sorry, no agent here could take this. Nothing was done.", again=False
+)
+NO_AGENT = Trouble("no_agent", "Sorry, the agent for this is no longer here.", again=False)
+TIRED = Trouble(
+    "attempts", "Sorry, this failed several times and I gave up. Please try again.", again=False
+)
+UNSURE = Trouble(
+    OutcomeUnknown.code,
+    "Sorry, I was interrupted and cannot tell whether it took effect. Please check before you"
+    " try again.",
+    again=False,
+)
+BROKEN = Trouble("agent_error", "Sorry, something went wrong while answering.", again=False)
+BROKEN_FOR_NOW = Trouble("agent_unavailable", TIRED.sentence, again=True)
+
+
+def check_inbound(text: str, user: UserId, admit: Admit) -> Trouble | None:
+    """What is wrong with a message before an agent may see it, or None."""
+    if len(text) > TURN_TEXT_CHARS_MAX:
+        return TOO_LONG
+    return None if admit(user) else TOO_FAST
+
+
+def cut_reply(text: str, bytes_max: int = REPLY_BYTES_MAX) -> str:
+    """`text`, cut with a note when its UTF-8 form is longer than `bytes_max`."""
+    if len(text.encode()) <= bytes_max:
+        return text
+    room = bytes_max - len(CUT_NOTE.encode())
+    return text.encode()[:room].decode(errors="ignore") + CUT_NOTE
+
+
+def classify(error: Exception) -> Trouble:
+    """What an agent's exception means: try again, or tell the person."""
+    if isinstance(error, OutcomeUnknown):
+        return UNSURE
+    if isinstance(error, AngariumError):
+        return BROKEN_FOR_NOW if error.retryable else BROKEN
+    # Files and names fail the same way again; connections may not.
+    if isinstance(error, ConnectionError | TimeoutError):
+        return BROKEN_FOR_NOW
+    return BROKEN

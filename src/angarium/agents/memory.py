@@ -1,0 +1,100 @@
+"""What is remembered of a conversation between turns, sealed in the vault.
+
+One record says who has the conversation; one per agent holds its memory and the last exchanges.
+Both are written in the same write as the reply they belong to.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from angarium.errors import TooLarge
+from angarium.ids import ConversationId
+from angarium.kms.contract import Sealer
+from angarium.limits import HISTORY_CHARS_MAX, HISTORY_EXCHANGES_MAX, MEMORY_BYTES_MAX
+from angarium.storage.contract import DropRecord, PutRecord, Vault
+
+
+class Route(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Who has the conversation. `waiting` is the sequence of a turn whose question is open."""
+
+    agent: str = ""
+    waiting: int = 0
+    disclosed: bool = False  # The person was told that an AI agent answers.
+
+
+class Memory(msgspec.Struct, omit_defaults=True):
+    """Of one agent in one conversation. `history`: (role, text), oldest first."""
+
+    kept: dict[str, Any] = {}
+    history: list[tuple[str, str]] = []
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_route = msgspec.msgpack.Decoder(Route).decode
+_decode_memory = msgspec.msgpack.Decoder(Memory).decode
+
+
+@dataclass(slots=True)
+class Notes:
+    """All that is remembered of one conversation."""
+
+    conversation: ConversationId
+    route: Route = field(default_factory=Route)
+    memories: dict[str, Memory] = field(default_factory=dict)
+
+    def memory(self, agent: str) -> Memory:
+        """A copy: what an attempt changes counts only once its reply is written."""
+        found = self.memories.get(agent)
+        return _decode_memory(_encode(found)) if found else Memory()
+
+
+def after_exchange(
+    memory: Memory, kept: dict[str, Any], said: Sequence[tuple[str, str]]
+) -> Memory:
+    """The memory after a turn in which `said` was exchanged."""
+    cut = [(role, text[:HISTORY_CHARS_MAX]) for role, text in said if text]
+    history = [*memory.history, *cut][-2 * HISTORY_EXCHANGES_MAX :]
+    return Memory(kept=kept, history=history)
+
+
+class Notebook:
+    """Reads the notes of conversations and makes the writes that change them."""
+
+    def __init__(self, vault: Vault, sealer: Sealer, scope: str) -> None:
+        self._vault, self._sealer, self._scope = vault, sealer, scope
+
+    async def load(self, conversation: ConversationId) -> Notes:
+        """Raises SealBroken for a record of another key or place."""
+        notes = Notes(conversation)
+        for record in await self._vault.read(self._scope, f"{conversation}/"):
+            plain = self._sealer.unseal(record.blob, f"{self._scope}/{record.key}")
+            kind, _, agent = record.key.partition("/")[2].partition("/")
+            if kind == "route":
+                notes.route = _decode_route(plain)
+            elif kind == "memory":
+                notes.memories[agent] = _decode_memory(plain)
+        return notes
+
+    def put_route(self, conversation: ConversationId, route: Route) -> PutRecord:
+        return self._put(f"{conversation}/route", _encode(route))
+
+    def put_memory(self, conversation: ConversationId, agent: str, memory: Memory) -> PutRecord:
+        """Raises TooLarge, and TypeError for values that are not plain."""
+        packed = _encode(memory)
+        if len(_encode(memory.kept)) > MEMORY_BYTES_MAX:
+            raise TooLarge(f"turn.memory of {agent!r} is over {MEMORY_BYTES_MAX} bytes")
+        return self._put(f"{conversation}/memory/{agent}", packed)
+
+    def forget(self, notes: Notes) -> list[DropRecord]:
+        """Every agent's memory of this conversation."""
+        return [
+            DropRecord(self._scope, f"{notes.conversation}/memory/{agent}")
+            for agent in notes.memories
+        ]
+
+    def _put(self, key: str, plain: bytes) -> PutRecord:
+        sealed = self._sealer.seal(plain, f"{self._scope}/{key}")
+        return PutRecord(self._scope, key, sealed)

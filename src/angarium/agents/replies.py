@@ -1,0 +1,139 @@
+"""How a turn ends or pauses: each is one write, together with the message that says so."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import msgspec
+
+from angarium.agents.guard import Trouble, cut_reply
+from angarium.agents.ledger import Question
+from angarium.agents.memory import Route
+from angarium.agents.records import Desk, OpenTurn
+from angarium.e2ee.body import Body
+from angarium.errors import Fenced, Refused, Untrusted
+from angarium.ids import reply_key
+from angarium.limits import REPLY_BYTES_MAX
+from angarium.storage.contract import TURN_FINAL, PutTurn, Turn, TurnState, Write
+
+DISCLOSURE = "You are talking to an AI agent."
+
+
+class Replies:
+    """Writes replies, questions and apologies. Every key follows from (conversation, sequence,
+    agent, part), so a repetition after a crash is the same message and not a second one.
+
+    Reply and apology share part 0: a message never gets both.
+    """
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    async def finish(
+        self,
+        turn: OpenTurn,
+        text: str,
+        *,
+        agent: str = "",
+        state: TurnState = "replied",
+        reason: str = "",
+        route: Route | None = None,
+        also: Sequence[Write] = (),
+    ) -> None:
+        """Answer with `text` and close the turn; without text only close it.
+
+        Raises Fenced, Unavailable and what Endpoint.submit raises.
+        """
+        final = self._final(turn.record, state, reason or turn.record.reason)
+        route = turn.notes.route if route is None else route
+        text, route = self._disclose(turn, text, route)
+        writes = [PutTurn(final), *also, *self._route_writes(turn, route)]
+        if not text:
+            await self._desk.write(*writes)
+        else:
+            await self._submit(turn, Body(text=text, agent=agent, ref=turn.ref), 0, writes)
+        turn.record, turn.notes.route = final, route
+
+    async def ask(self, turn: OpenTurn, question: Question) -> None:
+        """Send the question and let the turn wait, in one write."""
+        record = turn.record
+        waiting = replace(
+            record,
+            state="waiting",
+            progress=self._desk.seals.seal_journal(record, turn.journal),
+            updated_ms=self._desk.clock.now_ms(),
+        )
+        route = msgspec.structs.replace(
+            turn.notes.route, agent=record.agent, waiting=record.sequence
+        )
+        text, route = self._disclose(turn, question.text, route)
+        body = Body(
+            type="question",
+            text=text,
+            agent=record.agent,
+            ref=turn.ref,
+            options=question.options,
+        )
+        writes = [PutTurn(waiting), *self._route_writes(turn, route)]
+        await self._submit(turn, body, question.part, writes)
+        turn.record, turn.notes.route = waiting, route
+
+    async def apologise(self, turn: OpenTurn, trouble: Trouble) -> None:
+        """The turn has failed; say so. Where nothing can be said it fails in silence."""
+        agent = turn.record.agent
+        try:
+            await self.finish(
+                turn, trouble.sentence, agent=agent, state="failed", reason=trouble.code
+            )
+        except Fenced:
+            raise
+        except (Refused, Untrusted) as error:
+            reason = f"{trouble.code}, then {error.code}"
+            await self.drop(turn.record, "failed", reason)
+
+    async def drop(self, record: Turn, state: TurnState, reason: str) -> None:
+        """Close the turn without a word."""
+        await self._desk.write(PutTurn(self._final(record, state, reason)))
+
+    def _final(self, record: Turn, state: TurnState, reason: str) -> Turn:
+        # The text has served; a record kept for operators holds none.
+        return replace(
+            record,
+            state=state,
+            reason=reason,
+            body=b"",
+            progress=b"",
+            updated_ms=self._desk.clock.now_ms(),
+        )
+
+    def _disclose(self, turn: OpenTurn, text: str, route: Route) -> tuple[str, Route]:
+        """People on channels are told once, with the first message, what they talk to."""
+        if not text or not turn.heard.body.via or route.disclosed:
+            return cut_reply(text), route
+        room = REPLY_BYTES_MAX - len(DISCLOSURE) - 2
+        told = msgspec.structs.replace(route, disclosed=True)
+        return f"{DISCLOSURE}\n\n{cut_reply(text, room)}", told
+
+    def _route_writes(self, turn: OpenTurn, route: Route) -> list[Write]:
+        if route == turn.notes.route:
+            return []
+        return [self._desk.notebook.put_route(turn.record.conversation, route)]
+
+    async def _submit(
+        self, turn: OpenTurn, body: Body, part: int, writes: Sequence[Write]
+    ) -> None:
+        record, desk = turn.record, self._desk
+        if not desk.journal:
+            await desk.endpoint.submit(record.conversation, body)
+            await desk.write(*writes)
+            return
+        key = reply_key(record.conversation, record.sequence, body.agent, part)
+        await desk.endpoint.submit(record.conversation, body, key=key, also=writes)
+        if record.attempts > 1:
+            await self._settle(record, writes)
+
+    async def _settle(self, record: Turn, writes: Sequence[Write]) -> None:
+        """A key submitted before changes nothing, so an earlier attempt whose write came only
+        half through (stores without transactions) left the turn open: close it now."""
+        stored = await self._desk.turns.find(record.conversation, record.sequence)
+        if stored is not None and stored.state not in {*TURN_FINAL, "waiting"}:
+            await self._desk.write(*writes)

@@ -1,0 +1,274 @@
+"""Runs an agent on a turn until it has replied, asked, passed it on or failed."""
+
+import asyncio
+import logging
+import traceback
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Any, assert_never
+
+import msgspec
+
+from angarium.agents.contract import (
+    AgentKind,
+    Attachment,
+    Done,
+    Handoff,
+    Person,
+    Status,
+    Text,
+    Turn,
+)
+from angarium.agents.draft import Draft, Place
+from angarium.agents.guard import (
+    BROKEN,
+    IN_CIRCLES,
+    NO_AGENT,
+    TIMED_OUT,
+    TIRED,
+    Trouble,
+    classify,
+    cut_reply,
+)
+from angarium.agents.ledger import Question
+from angarium.agents.memory import after_exchange
+from angarium.agents.records import Desk, OpenTurn
+from angarium.agents.registry import Registry
+from angarium.agents.replies import Replies
+from angarium.agents.tools import LiveTools, Suspended
+from angarium.e2ee.body import FileRef
+from angarium.errors import NotFound
+from angarium.limits import (
+    HANDOFFS_PER_TURN_MAX,
+    TURN_ATTEMPTS,
+    TURN_FIRST_EVENT_S,
+    TURN_RETRY_MAX_S,
+    TURN_RETRY_MIN_S,
+    TURN_TIMEOUT_S,
+)
+from angarium.storage.contract import PutTurn, Write
+
+ReadFile = Callable[[FileRef], Awaitable[bytes]]
+_log = logging.getLogger(__name__)
+
+
+async def no_files(_file: FileRef) -> bytes:
+    """The file reader of a gateway that has none."""
+    raise NotFound("this gateway does not read attachments")
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long an agent may take (seconds): to give a sign of life, in all, and how long to
+    wait before trying again."""
+
+    first_event_s: float = TURN_FIRST_EVENT_S
+    turn_s: float = TURN_TIMEOUT_S
+    retry_min_s: float = TURN_RETRY_MIN_S
+    retry_max_s: float = TURN_RETRY_MAX_S
+
+    def pause_s(self, attempts: int) -> float:
+        """Before the attempt after the `attempts`-th: doubling, bounded."""
+        return float(min(self.retry_min_s * 2 ** (attempts - 1), self.retry_max_s))
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    text: str
+    also: tuple[Write, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    question: Question
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    to: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    trouble: Trouble
+
+
+Outcome = Answered | Asked | Passed | Failed
+
+
+class TurnRunner:
+    """Carries a turn from `running` to its end; safe to call again after any crash."""
+
+    def __init__(
+        self,
+        desk: Desk,
+        replies: Replies,
+        registry: Registry,
+        *,
+        patience: Patience,
+        read_file: ReadFile = no_files,
+    ) -> None:
+        self._desk, self._replies, self._registry = desk, replies, registry
+        self._patience, self._read_file = patience, read_file
+
+    async def run(self, turn: OpenTurn) -> None:
+        """Attempt until the turn has ended or waits. Raises Fenced, Unavailable and what
+        Endpoint.submit raises; then the turn is still open and `run` may be called again."""
+        while True:
+            agent = self._registry.find(turn.record.agent)
+            if agent is None:
+                return await self._replies.apologise(turn, NO_AGENT)
+            if turn.record.attempts >= TURN_ATTEMPTS:
+                return await self._replies.apologise(turn, TIRED)
+            await self._count_attempt(turn)
+            outcome = await self._attempt(turn, agent)
+            match outcome:
+                case Answered(text, also):
+                    route = msgspec.structs.replace(
+                        turn.notes.route, agent=agent.name, waiting=0
+                    )
+                    return await self._replies.finish(
+                        turn, text, agent=agent.name, route=route, also=also
+                    )
+                case Asked(question):
+                    return await self._replies.ask(turn, question)
+                case Passed(to):
+                    if not self._pass_on(turn, to):
+                        return await self._replies.apologise(turn, IN_CIRCLES)
+                case Failed(trouble):
+                    if not trouble.again or turn.record.attempts >= TURN_ATTEMPTS:
+                        return await self._replies.apologise(turn, trouble)
+                    await asyncio.sleep(self._patience.pause_s(turn.record.attempts))
+                case _:
+                    assert_never(outcome)
+
+    async def _count_attempt(self, turn: OpenTurn) -> None:
+        record = replace(
+            turn.record,
+            state="running",
+            attempts=turn.record.attempts + 1,
+            progress=self._desk.seals.seal_journal(turn.record, turn.journal),
+            updated_ms=self._desk.clock.now_ms(),
+        )
+        if self._desk.journal:
+            await self._desk.write(PutTurn(record))
+        turn.record = record
+
+    async def _attempt(self, turn: OpenTurn, agent: AgentKind) -> Outcome:
+        place = Place(turn.record.conversation, turn.ref, turn.stream, agent.name)
+        draft = Draft(self._desk.endpoint, place)
+        limit = asyncio.timeout(self._patience.first_event_s)
+        end_s = asyncio.get_running_loop().time() + self._patience.turn_s
+
+        def alive() -> None:
+            if not limit.expired():
+                limit.reschedule(end_s)
+
+        tools = LiveTools(self._desk, turn, draft, alive)
+        try:
+            async with limit:
+                outcome = await self._listen(turn, agent, draft, tools, alive)
+        except Suspended:
+            outcome = Failed(BROKEN)  # Replaced below: a question is always set with it.
+        except Exception as error:
+            outcome = Failed(self._judge(agent, error, limit.expired()))
+        finally:
+            draft.close()
+            await tools.close()
+        if tools.broken is not None:
+            raise tools.broken
+        return outcome if tools.question is None else Asked(tools.question)
+
+    async def _listen(
+        self,
+        turn: OpenTurn,
+        agent: AgentKind,
+        draft: Draft,
+        tools: LiveTools,
+        alive: Callable[[], None],
+    ) -> Outcome:
+        memory = turn.notes.memory(agent.name)
+        live = self._live(turn, tools, memory.kept, memory.history)
+        passed = await _follow(agent, live, draft, alive)
+        if passed is not None:
+            return Passed(passed)
+        text = cut_reply(draft.text)
+        said = (("user", turn.text), *_asked(turn), ("agent", text))
+        kept = after_exchange(memory, live.memory, said)
+        put = self._desk.notebook.put_memory(turn.record.conversation, agent.name, kept)
+        return Answered(text, (put,))
+
+    def _live(
+        self,
+        turn: OpenTurn,
+        tools: LiveTools,
+        memory: dict[str, Any],
+        history: Sequence[tuple[str, str]],
+    ) -> Turn:
+        body, record = turn.heard.body, turn.record
+        return Turn(
+            conversation=record.conversation,
+            sequence=record.sequence,
+            text=turn.text,
+            person=Person(turn.heard.sender, body.name, body.via or "app"),
+            agent=record.agent,
+            attempt=record.attempts,
+            tools=tools,
+            attachments=tuple(self._attachment(file) for file in body.files),
+            memory=memory,
+            history=tuple((role, text) for role, text in history),
+        )
+
+    def _attachment(self, file: FileRef) -> Attachment:
+        async def read() -> bytes:
+            return await self._read_file(file)
+
+        return Attachment(file.name, file.content_type, file.size, read)
+
+    def _pass_on(self, turn: OpenTurn, to: str) -> bool:
+        if self._registry.find(to) is None or turn.journal.handoffs >= HANDOFFS_PER_TURN_MAX:
+            return False
+        turn.journal.handoffs += 1
+        reason = f"handoff from {turn.record.agent}"
+        turn.record = replace(turn.record, agent=to, attempts=0, reason=reason)
+        return True
+
+    def _judge(self, agent: AgentKind, error: Exception, expired: bool) -> Trouble:
+        trouble = TIMED_OUT if expired and isinstance(error, TimeoutError) else classify(error)
+        # Where it failed, for the developer; never its message, which may quote the person.
+        frames = traceback.extract_tb(error.__traceback__)
+        where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "?"
+        name = type(error).__name__
+        _log.warning("agent %s failed (%s): %s at %s", agent.name, trouble.code, name, where)
+        return trouble
+
+
+async def _follow(
+    agent: AgentKind, live: Turn, draft: Draft, alive: Callable[[], None]
+) -> str | None:
+    """Collect the agent's events into the draft; the agent it passes the turn to, if any."""
+    events: Any = agent.run(live)
+    async with aclosing(events):
+        async for event in events:
+            alive()
+            match event:
+                case Text(text):
+                    draft.add(text)
+                case Status(text):
+                    draft.status(text)
+                case Handoff(to):
+                    return str(to)
+                case Done():
+                    return None
+    return None
+
+
+def _asked(turn: OpenTurn) -> list[tuple[str, str]]:
+    """The questions of this turn and their answers, as history."""
+    return [
+        line
+        for asked in turn.journal.questions
+        if asked.answer is not None
+        for line in (("agent", asked.text), ("user", asked.answer))
+    ]
