@@ -2,7 +2,7 @@
 
 Every method may raise Unavailable (the store is slow or gone; nothing half-done is visible) and
 StoreUnwritable/DiskFull (a write could not be made durable). A write that returned is durable.
-A write that raised Unavailable may or may not have happened; every write here is safe to repeat.
+A write that raised Unavailable may or may not have happened; every write is safe to repeat.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from angarium.model.conversation import Conversation, Head, Participant
 from angarium.model.device import Device, DeviceList, IdentityKeys
 from angarium.model.message import AppendResult, NewMessage, StoredMessage
 
-# --- messages -------------------------------------------------------------------------------
+# --- messages ---------------------------------------------------------------------------------
 
 
 class MessageLog(Protocol):
@@ -31,7 +31,9 @@ class MessageLog(Protocol):
         """
         ...
 
-    async def heads(self, conversations: Sequence[ConversationId]) -> dict[ConversationId, Head]:
+    async def heads(
+        self, conversations: Sequence[ConversationId]
+    ) -> dict[ConversationId, Head]:
         """The head of each conversation that exists (sequence 0 when it has no message)."""
         ...
 
@@ -43,7 +45,7 @@ class MessageLog(Protocol):
         last: int,
         messages_max: int,
     ) -> list[StoredMessage]:
-        """Messages `first`..`last` in order, at most `messages_max`; `to` holds only `device`."""
+        """Messages `first`..`last` in order, at most `messages_max`; `to`: only `device`."""
         ...
 
     async def last_cs(self, conversation: ConversationId, device: DeviceId) -> int:
@@ -104,7 +106,7 @@ class Receipts(Protocol):
     ) -> dict[tuple[UserId, ReceiptKind], int]: ...
 
 
-# --- keys -----------------------------------------------------------------------------------
+# --- keys -------------------------------------------------------------------------------------
 
 
 class Directory(Protocol):
@@ -132,11 +134,15 @@ class Directory(Protocol):
         """Forget the device and all its prekeys; returns the new list version."""
         ...
 
-    async def put_one_time_keys(self, device: DeviceId, keys: Mapping[str, dict[str, Any]]) -> int:
-        """Add one-time keys by id (a known id is left as it is); returns how many are stored."""
+    async def put_one_time_keys(
+        self, device: DeviceId, keys: Mapping[str, dict[str, Any]]
+    ) -> int:
+        """Add one-time keys by id (a known id stays as it is); returns how many are stored."""
         ...
 
-    async def put_fallback_key(self, device: DeviceId, key_id: str, key: dict[str, Any]) -> None:
+    async def put_fallback_key(
+        self, device: DeviceId, key_id: str, key: dict[str, Any]
+    ) -> None:
         """Replace the device's fallback key."""
         ...
 
@@ -150,7 +156,7 @@ class Directory(Protocol):
         ...
 
 
-# --- sealed private state and work --------------------------------------------------------------
+# --- sealed private state and work ------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +204,7 @@ class Turn:
     """One agent's answer to one message, unique on (conversation, sequence).
 
     `body` (the unsealed message), `progress` (journal: tool ledger, pending question) and
-    `reply` (ciphertexts ready to leave) are sealed by the caller. `owner` is the gateway device.
+    `reply` (ciphertexts ready to leave) are sealed by the caller. `owner`: the gateway device.
     """
 
     conversation: ConversationId
@@ -274,7 +280,7 @@ class Vault(Protocol):
         ...
 
     async def write(self, writes: Sequence[Write], fence: Fence | None = None) -> None:
-        """Apply in order. Raises Fenced (nothing applied) or Conflict (`expect_rev` differs)."""
+        """Apply in order. Raises Fenced (nothing applied), Conflict (`expect_rev` differs)."""
         ...
 
 
@@ -322,7 +328,7 @@ class Leases(Protocol):
         ...
 
 
-# --- webhooks -------------------------------------------------------------------------------------
+# --- webhooks ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,7 +369,7 @@ class WebhookInbox(Protocol):
         ...
 
 
-# --- the rest -------------------------------------------------------------------------------------
+# --- the rest ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -403,7 +409,7 @@ class Commands(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """An encrypted attachment: `chunks` parts of at most BLOB_CHUNK_BYTES, `size` bytes in all."""
+    """An encrypted attachment: `chunks` parts of at most BLOB_CHUNK_BYTES, `size` in all."""
 
     id: str
     owner: UserId

@@ -1,0 +1,143 @@
+"""Where the ciphertext of attachments lies: files in a folder, or a dict for tests.
+
+A chunk's name holds the hash of its bytes. So a file never changes once it is there, two
+uploads of one chunk never overwrite each other, and damage is found without another record.
+"""
+
+import asyncio
+import errno
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from angarium.errors import AngariumError, DiskFull, NotFound, StoreUnwritable
+
+T = TypeVar("T")
+_FILE_THREADS = 2
+
+
+def chunk_digest(chunk: bytes) -> str:
+    """The hash that names a chunk's bytes."""
+    return hashlib.sha256(chunk).hexdigest()[:32]
+
+
+def chunk_name(blob: str, position: int, digest: str) -> str:
+    """A path relative to the chunk folder; safe whatever the blob's id is."""
+    owner = hashlib.sha256(blob.encode()).hexdigest()[:32]
+    return f"{owner[:2]}/{owner}.{position}.{digest}"
+
+
+class Chunks(Protocol):
+    """Named bytes, written once. Raises DiskFull and StoreUnwritable."""
+
+    async def put(self, name: str, chunk: bytes) -> None:
+        """Durable when it returns."""
+        ...
+
+    async def get(self, name: str) -> bytes:
+        """Raises NotFound."""
+        ...
+
+    async def drop(self, name: str) -> None:
+        """A no-op when absent."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class ChunkMemory:
+    """Chunks that live as long as the process."""
+
+    def __init__(self) -> None:
+        self._chunks: dict[str, bytes] = {}
+
+    async def put(self, name: str, chunk: bytes) -> None:
+        self._chunks[name] = bytes(chunk)
+
+    async def get(self, name: str) -> bytes:
+        if name not in self._chunks:
+            raise NotFound("no such chunk")
+        return self._chunks[name]
+
+    async def drop(self, name: str) -> None:
+        self._chunks.pop(name, None)
+
+    def close(self) -> None:
+        return
+
+
+class ChunkFolder:
+    """Chunks as files: written beside, synced, then renamed."""
+
+    def __init__(self, folder: Path, *, inline: bool = False) -> None:
+        self._folder = folder
+        self._executor = None if inline else ThreadPoolExecutor(_FILE_THREADS, "angarium-blobs")
+
+    async def put(self, name: str, chunk: bytes) -> None:
+        await self._run(lambda: write_durably(self._folder / name, chunk))
+
+    async def get(self, name: str) -> bytes:
+        try:
+            return await self._run((self._folder / name).read_bytes)
+        except FileNotFoundError:
+            raise NotFound("no such chunk") from None
+
+    async def drop(self, name: str) -> None:
+        await self._run(lambda: (self._folder / name).unlink(missing_ok=True))
+
+    def close(self) -> None:
+        if self._executor is not None:
+            self._executor.shutdown(wait=True)
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        try:
+            if self._executor is None:
+                return work()
+            return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise translate_os(error) from None
+
+
+def translate_os(error: OSError) -> AngariumError:
+    """The product's error for one of the file system's."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull("the disk of the store is full; free space and go on")
+    return StoreUnwritable(f"a file of the store cannot be used: {error.strerror}")
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Write a file that is there whole or not at all, whatever happens meanwhile."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def stored_names(folder: Path) -> Iterator[str]:
+    """The names of all chunks below a folder, unfinished files left out."""
+    for path in sorted(folder.glob("??/*")):
+        if path.suffix != ".tmp":
+            yield f"{path.parent.name}/{path.name}"

@@ -1,0 +1,1 @@
+"""The embedded adapter: one SQLite file, group commit, no server."""
