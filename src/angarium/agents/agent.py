@@ -55,8 +55,8 @@ class Agent:
         self._function: TurnFunction | None = None
 
     def on_turn(self, function: _Function) -> _Function:
-        """Answer turns with `function`: an `async def` that returns text or None, or yields text
-        and events.
+        """Answer turns with `function`: an `async def` that returns text or None, or
+        yields text and events.
 
         After an answered question it is run again from its start: what it does before a
         question goes through `turn.tools.call` or must be safe to repeat.
