@@ -228,7 +228,8 @@ class Chain:
             raise EnvelopeMismatch("what is inside the seal has another shape") from None
         self._check_facts(outer, core)
         left_out = self._check_roster(core, sealed, roster)
-        gap, joined_late, device = self._follow(core, hashlib.sha256(sealed.core).digest())
+        digest = hashlib.sha256(sealed.core).digest()
+        gap, joined_late, device = self._follow(core, digest)
         key_mark = hashlib.sha256(core.mid.encode()).digest()[:_KEY_MARK_BYTES]
         if self._knows_key(key_mark):
             raise Replayed("a message with this key was opened before")
@@ -238,7 +239,7 @@ class Chain:
         differs = self._differs(sealed.ack)
         state.devices[core.sd] = device
         state.keys = (state.keys + key_mark)[-_KEY_MARK_BYTES * CHAIN_KEYS_MAX :]
-        self._remember(outer.sequence, hashlib.sha256(sealed.core).digest()[:_MARK_BYTES])
+        self._remember(outer.sequence, digest[:_MARK_BYTES])
         return Accepted(body, core.ts_ms, core.stream, gap, joined_late, differs, left_out)
 
     def accept_own(self, outer: Outer) -> None:
