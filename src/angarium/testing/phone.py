@@ -58,7 +58,8 @@ class PhoneSimulator:
     """Simulated phones behind a simulated Twilio.
 
     `webhook_url` is where messages go, with Twilio's `#rc=3&rp=ct,rt,5xx` if wanted.
-    `on_message`, `on_status` and `on_typing` are called as things happen on the phones.
+    `on_message`, `on_status` and `on_typing` are called as things happen on the phones. A given
+    `http` sends the webhooks, and is closed with the simulator.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class PhoneSimulator:
         clock: Clock | None = None,
         faults: Faults | None = None,
         retry_wait_s: float = 0.2,
+        http: httpx2.AsyncClient | None = None,
         on_message: Callable[[ShownMessage], None] | None = None,
         on_status: Callable[[ShownMessage], None] | None = None,
         on_typing: Callable[[str], None] | None = None,
@@ -87,8 +89,8 @@ class PhoneSimulator:
         self.faults = faults or Faults()
         self._retry_wait_s = retry_wait_s
         self._on_message, self._on_status, self._on_typing = on_message, on_status, on_typing
-        self._api = ApiServer(self._handle, api_port)
-        self._http = httpx2.AsyncClient(
+        self._api = ApiServer(self.answer_api, api_port)
+        self._http = http or httpx2.AsyncClient(
             timeout=httpx2.Timeout(15.0, connect=5.0), trust_env=False
         )
         self._tasks: set[asyncio.Task[None]] = set()
@@ -224,7 +226,8 @@ class PhoneSimulator:
 
     # --- the REST API ---
 
-    async def _handle(self, request: ApiRequest) -> ApiAnswer:
+    async def answer_api(self, request: ApiRequest) -> ApiAnswer:
+        """One request to the REST API; also for callers without a socket."""
         if not self._knows(request.headers.get("authorization", "")):
             return _error(401, 20003, "Authenticate")
         messages = f"/2010-04-01/Accounts/{self._account}/Messages.json"
