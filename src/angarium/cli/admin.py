@@ -1,0 +1,134 @@
+"""Short commands: each reads its settings, calls the part that does the work, prints."""
+
+import asyncio
+import inspect
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from angarium.config import Settings, load_settings
+from angarium.errors import Misconfigured
+from angarium.ids import check_user_id
+from angarium.server.auth import LOCAL_TOKEN_TTL_S, mint_token
+
+SERVICES = ("messaging", "gateway", "bridge")
+DATA_HELP = "Folder of the embedded store and keys."
+
+
+def serve(
+    services: list[str] = typer.Argument(None, help="all | messaging | gateway | bridge"),
+    self_check: bool = typer.Option(False, help="Show a live transcript once ready."),
+) -> None:
+    """Run the services of a node until SIGTERM or Ctrl-C; then drain and exit."""
+    wanted = chosen_services(services or ["all"])
+    from angarium import node
+
+    options: dict[str, Any] = {"self_check": True} if self_check else {}
+    raise typer.Exit(asyncio.run(node.serve(load_settings(), wanted, **options)))
+
+
+def chosen_services(names: list[str]) -> set[str]:
+    """The services named. Raises Misconfigured."""
+    if unknown := set(names) - {"all", *SERVICES}:
+        known = ", ".join(("all", *SERVICES))
+        raise Misconfigured(f"no service {', '.join(sorted(unknown))}; there are: {known}")
+    return set(SERVICES) if "all" in names else set(names)
+
+
+def token(
+    user: str = typer.Argument(help="@name:domain, or a name of this domain."),
+    admin: bool = typer.Option(False, help="Also allow the operators' pages."),
+    identity: bool = typer.Option(False, help="Also allow replacing the master key."),
+    hours: float = typer.Option(LOCAL_TOKEN_TTL_S / 3600, min=0.01, help="Valid this long."),
+    data: Path = typer.Option(None, help=DATA_HELP),
+) -> None:
+    """Print an access token for a user, signed with the secret of the data folder."""
+    found = load_with(data)
+    extra = [scope for scope, on in (("admin", admin), ("identity", identity)) if on]
+    print(
+        mint_token(
+            found.data,
+            full_user(user, found.domain),
+            ["user", *extra],
+            hours * 3600,
+            found.token_secret.get_secret_value().encode(),
+        )
+    )
+
+
+def phone(
+    say: str = typer.Option(None, help="Send one message, print the answer, exit."),
+    number: str = typer.Option(None, help="The phone's number: +15550100."),
+    url: str = typer.Option(None, help="Webhook URL of the node."),
+    api_port: int = typer.Option(None, help="Port on which Twilio's API is simulated."),
+    wait: float = typer.Option(30.0, min=0.1, help="Seconds to wait for an answer."),
+    data: Path = typer.Option(None, help=DATA_HELP),
+) -> None:
+    """Be a WhatsApp user: a phone and Twilio's API, simulated on this machine."""
+    from angarium.cli.phone import phone as run
+
+    given: dict[str, Any] = {"webhook_url": url, "number": number, "api_port": api_port}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    finish(run(data=load_with(data).data, say=say, wait_s=wait, **chosen))
+
+
+def bench(
+    name: str = typer.Argument(help="Which benchmark: append, journey, ..."),
+    as_json: bool = typer.Option(False, "--json", help="One JSON object and nothing else."),
+    seconds: float = typer.Option(10.0, min=0.1, help="How long to measure."),
+) -> None:
+    """Measure, and print figures with the machine they were taken on."""
+    from angarium.cli.bench import bench as run
+
+    run(name, as_json=as_json, seconds=seconds)
+
+
+def settings() -> None:
+    """Print the reference table of all settings as Markdown."""
+    print(settings_table())
+
+
+def version() -> None:
+    """Print the version of this installation."""
+    print(current_version())
+
+
+def current_version() -> str:
+    try:
+        return version_of("angarium")
+    except PackageNotFoundError:
+        return "0+source"
+
+
+def settings_table() -> str:
+    """Every setting, its variable, default and meaning, from the fields of `Settings`."""
+    rows = ["| Setting | Variable | Default | Meaning |", "| --- | --- | --- | --- |"]
+    for name, field in Settings.model_fields.items():
+        default = str(field.default) if field.default not in (None, "") else ""
+        shown = f"`{default}`" if default else "empty"
+        meaning = (field.description or "").replace("|", "\\|")
+        rows.append(f"| `{name}` | `ANGARIUM_{name.upper()}` | {shown} | {meaning} |")
+    return "\n".join(rows)
+
+
+def load_with(data: Path | None) -> Settings:
+    """Settings, with the data folder given on the command line. Raises Misconfigured."""
+    return load_settings(**({"data": data} if data else {}))
+
+
+def full_user(name: str, domain: str) -> str:
+    """`ada` and `@ada` mean `@ada:<domain>`. Raises Malformed."""
+    if ":" not in name:
+        name = f"@{name.removeprefix('@')}:{domain}"
+    return check_user_id(name)
+
+
+def finish(outcome: Any) -> None:
+    """Wait for a command that is a coroutine; exit with the number it returns."""
+    if inspect.iscoroutine(outcome):
+        outcome = asyncio.run(outcome)
+    if isinstance(outcome, int) and outcome:
+        raise typer.Exit(outcome)
