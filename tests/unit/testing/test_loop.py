@@ -84,6 +84,30 @@ def test_a_killed_process_does_nothing_more_and_others_go_on() -> None:
     assert run(7, scenario) == ["other", "timer other"]
 
 
+def test_a_paused_process_stands_still_and_goes_on_where_it_was() -> None:
+    async def scenario(loop: VirtualLoop) -> list[tuple[str, int]]:
+        noted: list[tuple[str, int]] = []
+
+        async def tick() -> None:
+            for n in range(4):
+                noted.append(("tick", int(loop.time() + 0.6)))
+                await asyncio.sleep(1 if n < 3 else 0)
+
+        process = Process("zombie")
+        loop.start(process, tick())
+        await asyncio.sleep(1.5)
+        loop.pause(process)
+        loop.enter(process, lambda: noted.append(("heard", int(loop.time() + 0.6))))
+        await asyncio.sleep(10)
+        loop.resume(process)
+        await asyncio.sleep(5)
+        return noted
+
+    noted = run(3, scenario)
+    assert noted[:2] == [("tick", 0), ("tick", 1)]
+    assert sorted(noted[2:]) == [("heard", 12), ("tick", 12), ("tick", 13)]
+
+
 def test_what_a_process_starts_belongs_to_it() -> None:
     async def scenario(loop: VirtualLoop) -> list[str]:
         found: list[str] = []

@@ -7,6 +7,7 @@ so that one of them can be killed at any await, its memory gone, while the other
 
 import asyncio
 import contextvars
+import heapq
 import random
 from asyncio.base_events import BaseEventLoop
 from collections.abc import Callable, Coroutine
@@ -33,6 +34,8 @@ class Process:
     def __init__(self, name: str) -> None:
         self.name = name
         self.alive = True
+        self.paused = False
+        self.held: list[Any] = []  # Handles and calls that wait for the end of a pause.
         self.tasks: set[asyncio.Task[Any]] = set()
         self.on_death: list[Callable[[], None]] = []
 
@@ -73,6 +76,7 @@ class VirtualLoop(BaseEventLoop):
         self._clock_resolution = 1e-6
         self._selector = _Jump(self)
         self._shuffle = dice(seed, "loop") if seed is not None else None
+        self._paused: set[Process] = set()
         self.unhandled: list[str] = []
         self.set_task_factory(self._make_task)
         self.set_exception_handler(self._note_unhandled)
@@ -91,11 +95,34 @@ class VirtualLoop(BaseEventLoop):
         context.run(_process.set, process)
         return self.create_task(work, name=name or process.name, context=context)
 
-    def enter(self, process: Process, call: Callable[[], T]) -> T:
-        """Make one synchronous call as part of `process`."""
-        context = contextvars.copy_context()
+    def enter(self, process: Process, call: Callable[[], Any]) -> None:
+        """Make one synchronous call as part of `process`; a paused one makes it afterwards."""
+        context = contextvars.Context()
         context.run(_process.set, process)
-        return context.run(call)
+        if process.paused:
+            process.held.append(asyncio.Handle(call, (), self, context))
+        elif process.alive:
+            context.run(call)
+
+    def pause(self, process: Process) -> None:
+        """Stop it where it stands, as SIGSTOP does; what it has sent goes on its way."""
+        process.paused = True
+        self._paused.add(process)
+        scheduled = self._scheduled  # type: ignore[attr-defined]
+        process.held += sorted(handle for handle in scheduled if _owner(handle) is process)
+        scheduled[:] = [handle for handle in scheduled if _owner(handle) is not process]
+        heapq.heapify(scheduled)
+
+    def resume(self, process: Process) -> None:
+        """Let it go on; its timers that are due fire now."""
+        process.paused = False
+        self._paused.discard(process)
+        held, process.held = process.held, []
+        for handle in held:
+            if isinstance(handle, asyncio.TimerHandle):
+                heapq.heappush(self._scheduled, handle)  # type: ignore[attr-defined]
+            else:
+                self._ready.append(handle)  # type: ignore[attr-defined]
 
     def kill(self, process: Process) -> None:
         """End it as kill -9 does: timers and callbacks are gone, tasks cannot act any more."""
@@ -105,6 +132,11 @@ class VirtualLoop(BaseEventLoop):
         for handle in (*self._ready, *self._scheduled):  # type: ignore[attr-defined]
             if _owner(handle) is process and _task_of(handle) is None:
                 handle.cancel()
+        for handle in process.held:
+            if _task_of(handle) is None:
+                handle.cancel()
+        if process.paused:
+            self.resume(process)
         for task in tuple(process.tasks):
             task.cancel()
         for gone in process.on_death:
@@ -144,6 +176,8 @@ class VirtualLoop(BaseEventLoop):
         if self._steps > STEPS_MAX:
             raise Stuck(f"no end after {STEPS_MAX} turns of the loop")
         ready = self._ready  # type: ignore[attr-defined]
+        if self._paused:
+            _set_aside(ready)
         if self._shuffle is not None and len(ready) > 1:
             _shuffle_tasks(ready, self._shuffle)
         super()._run_once()  # type: ignore[misc]
@@ -167,6 +201,13 @@ def run(seed: int | None, work: Callable[[VirtualLoop], Coroutine[Any, Any, T]])
         finally:
             asyncio.set_event_loop(None)
             loop.close()
+
+
+def _set_aside(ready: Any) -> None:
+    for _ in range(len(ready)):
+        handle = ready.popleft()
+        process = _owner(handle)
+        (ready if process is None or not process.paused else process.held).append(handle)
 
 
 def _shuffle_tasks(ready: Any, chance: random.Random) -> None:
