@@ -1,7 +1,7 @@
 """Key management: one small contract before every provider, and the sealer built on it.
 
-A key encryption key never leaves its provider; data keys are generated here, wrapped there. `ctx`
-(the encryption context) is bound to the wrapped key: another context does not open it.
+A key encryption key never leaves its provider; data keys are generated here, wrapped there.
+`ctx` (the encryption context) is bound to the wrapped key: another context does not open it.
 """
 
 from collections.abc import Mapping
@@ -21,8 +21,8 @@ class DataKey:
 
 
 class Kms(Protocol):
-    """Raises KmsUnavailable when the provider does not answer or the key is gone, and SealBroken
-    for a wrong context or changed bytes."""
+    """Raises KmsUnavailable when the provider does not answer or the key is gone, and
+    SealBroken for a wrong context or changed bytes."""
 
     scheme: str
 
