@@ -1,4 +1,4 @@
-"""Calls to the outside: classified, retried within bounds, and not made while they cannot work."""
+"""Calls to the outside: classified, retried within bounds, broken off while they cannot work."""
 
 import asyncio
 import random
@@ -81,34 +81,35 @@ class Breaker:
 
     async def call(self, call: Callable[[], Awaitable[T]]) -> T:
         """Make the call, unless the breaker is open: Unavailable with `after_ms` then."""
-        self._admit()
-        probe = self._probing
+        probe = self._admit()
         try:
             result = await call()
         except Exception as error:
-            self._settle(failed=classify(error) == "retry")
+            self._settle(probe, failed=classify(error) == "retry")
             raise
         except BaseException:
             # Cancelled: nothing is known; the next call may probe.
             self._probing = self._probing and not probe
             raise
-        self._settle(failed=False)
+        self._settle(probe, failed=False)
         return result
 
-    def _admit(self) -> None:
+    def _admit(self) -> bool:
+        """Whether this call is the probe. Raises Unavailable."""
         if self._opened_s is None:
-            return
+            return False
         left_s = self._opened_s + BREAKER_OPEN_S - self._clock.monotonic_s()
         if left_s > 0 or self._probing:
             after_ms = max(1, round(max(left_s, 1.0) * 1000))
             raise Unavailable(f"{self.name} does not answer", after_ms)
         self._probing = True
+        return True
 
-    def _settle(self, *, failed: bool) -> None:
+    def _settle(self, probe: bool, *, failed: bool) -> None:
         now_s = self._clock.monotonic_s()
-        if self._opened_s is not None and not self._probing:
+        if self._opened_s is not None and not probe:
             return  # An outcome of a call from before it opened.
-        if self._probing:
+        if probe:
             self._probing = False
             self._outcomes.clear()
             self._opened_s = now_s if failed else None
