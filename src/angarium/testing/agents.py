@@ -1,0 +1,190 @@
+"""Try agents without a network: the real gateway on a real store in memory.
+
+async with AgentWorld([my_agent]) as world:
+    assert await world.say("hello") == ["Hello!"]
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+from angarium.agents.contract import AgentKind
+from angarium.agents.gateway import Gateway
+from angarium.agents.guard import Admit, admit_everybody
+from angarium.agents.registry import Registry
+from angarium.agents.turns import Patience
+from angarium.clock import ManualClock
+from angarium.e2ee.body import Body
+from angarium.ids import ConversationId, DeviceId, MessageKey, UserId, uuid7
+from angarium.limits import LEASE_TTL_S
+from angarium.sdk.contract import Received, Sink
+from angarium.storage.contract import Fence, Store, Turn, Turns, Vault
+from angarium.storage.sqlite.store import SqliteStore, open_sqlite
+from angarium.testing.fakes import FixedKeySealer, MemoryEndpoint, MemoryRelay, Sent, heard
+
+GATEWAY_USER = UserId("@gateway:test")
+GATEWAY_DEVICE = DeviceId("GATEWAY1")
+PERSON = UserId("@ada:test")
+CONVERSATION = ConversationId("01999999-0000-7000-8000-000000000001")
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """The store's contracts as the gateway gets them; tests put failing ones here."""
+
+    vault: Vault
+    turns: Turns
+
+
+def as_they_are(store: Store) -> Reach:
+    return Reach(store.vault, store.turns)
+
+
+class AgentWorld:
+    """One gateway with agents, a person, and a relay between them.
+
+    `restart` throws the gateway away as a crash would and starts another over the same store.
+    """
+
+    def __init__(
+        self,
+        agents: Sequence[AgentKind],
+        *,
+        default: str = "",
+        patience: Patience | None = None,
+        admit: Admit = admit_everybody,
+        reach: Callable[[Store], Reach] = as_they_are,
+        journal: bool = True,
+        turns_at_once: int = 8,
+        turns_held_max: int = 1000,
+    ) -> None:
+        self.registry = Registry(agents, default)
+        self.clock = ManualClock()
+        self.relay = MemoryRelay()
+        self._patience, self._admit, self._reach = patience, admit, reach
+        self._journal = journal
+        self._turns_at_once, self._turns_held_max = turns_at_once, turns_held_max
+        self._sealer = FixedKeySealer()
+        self._opened: SqliteStore | None = None
+        self._incarnation = 0
+        self._said = 0
+        self.gateway: Gateway
+        self.endpoint: MemoryEndpoint
+
+    async def __aenter__(self) -> "AgentWorld":
+        self._opened = await open_sqlite(None, self.clock, inline=True)
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.gateway.close()
+        await self.store_opened.close()
+
+    @property
+    def store_opened(self) -> SqliteStore:
+        if self._opened is None:
+            raise RuntimeError("use `async with AgentWorld(...)`")
+        return self._opened
+
+    @property
+    def store(self) -> Store:
+        return self.store_opened.store
+
+    def make_gateway(self) -> Gateway:
+        """Another gateway for the same device, as another process would have it."""
+        self._incarnation += 1
+        reach = self._reach(self.store)
+
+        def make_endpoint(sink: Sink, fence: Fence) -> MemoryEndpoint:
+            self.endpoint = MemoryEndpoint(
+                user=GATEWAY_USER,
+                device=GATEWAY_DEVICE,
+                vault=reach.vault,
+                relay=self.relay,
+                sink=sink,
+                fence=fence,
+            )
+            return self.endpoint
+
+        return Gateway(
+            make_endpoint=make_endpoint,
+            device=GATEWAY_DEVICE,
+            owner=f"process {self._incarnation}",
+            vault=reach.vault,
+            turns=reach.turns,
+            leases=self.store.leases,
+            sealer=self._sealer,
+            registry=self.registry,
+            clock=self.clock,
+            admit=self._admit,
+            patience=self._patience,
+            journal=self._journal,
+            turns_at_once=self._turns_at_once,
+            turns_held_max=self._turns_held_max,
+        )
+
+    async def start(self) -> None:
+        self.gateway = self.make_gateway()
+        await self.gateway.open()
+
+    async def restart(self) -> None:
+        """Kill the gateway where it is (nothing more is written), then start another."""
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self.clock.advance(LEASE_TTL_S + 1)
+        await self.start()
+
+    def write_message(
+        self,
+        text: str,
+        *,
+        conversation: ConversationId = CONVERSATION,
+        via: str = "",
+        sender: UserId = PERSON,
+        agent: str = "",
+    ) -> Received:
+        """A message in the relay's log that the gateway has not received yet."""
+        self._said += 1
+        count = self._said
+        key = MessageKey(uuid7(count, lambda size: count.to_bytes(size, "big")))
+        received = Received(
+            conversation=conversation,
+            sequence=0,
+            key=key,
+            sender=sender,
+            device=DeviceId("PERSON01"),
+            accepted_ms=self.clock.now_ms(),
+            body=Body(text=text, via=via, agent=agent),
+            stream=bytes([count % 256]) * 32,
+        )
+        return heard(self.relay, received)
+
+    async def say(
+        self, text: str, *, conversation: ConversationId = CONVERSATION, via: str = ""
+    ) -> list[str]:
+        """Write to the agents and return what they answered."""
+        before = len(self.answers(conversation))
+        received = self.write_message(text, conversation=conversation, via=via)
+        await self.endpoint.receive(received)
+        await self.gateway.idle()
+        return [sent.body.text for sent in self.answers(conversation)[before:]]
+
+    def answers(self, conversation: ConversationId = CONVERSATION) -> list[Sent]:
+        """All that agents and gateway have said in the conversation."""
+        log = self.relay.log.get(conversation, [])
+        return [sent for sent in log if sent.body.ref]
+
+    async def turn(self, sequence: int, conversation: ConversationId = CONVERSATION) -> Turn:
+        """The record of a turn. Raises LookupError."""
+        found = await self.store.turns.find(conversation, sequence)
+        if found is None:
+            raise LookupError(f"no turn for message {sequence}")
+        return found
