@@ -153,6 +153,7 @@ class Chain:
     ) -> None:
         self._state = _State(conversation, device)
         self._random = random
+        self._prints = _Prints(Roster(()))  # of the newest roster, which seldom changes
 
     @classmethod
     def load(cls, record: bytes, random: RandomBytes = secrets.token_bytes) -> "Chain":
@@ -210,8 +211,8 @@ class Chain:
         return self._wrap(_decode_inner(inner).core, roster)
 
     def _wrap(self, core: bytes, roster: Roster) -> bytes:
-        prints = b"".join(sorted(map(_fingerprint, roster.current)))
-        return _encode(Inner(core, _roster_hash(roster.current), prints, self._ack()))
+        prints = self._prints_of(roster)
+        return _encode(Inner(core, prints.digest, prints.joined, self._ack()))
 
     # --- receiving --------------------------------------------------------------------------
 
@@ -262,7 +263,7 @@ class Chain:
             raise EnvelopeMismatch("what is inside the seal contradicts the relay")
 
     def _check_roster(self, core: Core, sealed: Inner, roster: Roster) -> tuple[DeviceId, ...]:
-        known = {_fingerprint(device): device for device in (*roster.former, *roster.current)}
+        known = self._prints_of(roster).devices
         starts = range(0, len(sealed.rf), _FINGERPRINT_BYTES)
         named = [known.get(sealed.rf[at : at + _FINGERPRINT_BYTES]) for at in starts]
         devices = [device for device in named if device is not None]
@@ -272,6 +273,11 @@ class Chain:
         if not {core.sd, self._state.device} <= ids:
             raise EnvelopeMismatch("the message was not sealed for this device")
         return tuple(device.id for device in roster.current if device.id not in ids)
+
+    def _prints_of(self, roster: Roster) -> "_Prints":
+        if self._prints.roster != roster:
+            self._prints = _Prints(roster)
+        return self._prints
 
     def _follow(self, core: Core, digest: bytes) -> tuple[int, bool, _Device]:
         """Gap, whether joined late, and the sender's next state."""
@@ -329,6 +335,17 @@ class Chain:
             return False
         held = [entry for entry in self._state.window if first <= entry[0] <= last]
         return len(held) == last - first + 1 and _history_hash(held) != digest
+
+
+class _Prints:
+    """The fingerprints of a roster: by device, and joined for its current devices."""
+
+    def __init__(self, roster: Roster) -> None:
+        self.roster = roster
+        everyone = (*roster.former, *roster.current)
+        self.devices = {_fingerprint(device): device for device in everyone}
+        self.joined = b"".join(sorted(map(_fingerprint, roster.current)))
+        self.digest = _roster_hash(roster.current)
 
 
 def _history_hash(entries: Iterable[tuple[int, bytes]]) -> bytes:

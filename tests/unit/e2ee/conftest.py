@@ -38,11 +38,6 @@ class Installation:
     def restart(self) -> None:
         self.engine = OlmEngine.load(self.user, self.id, self.records, clock=self._clock)
 
-    def facts(self) -> dict[str, object]:
-        """State that can be compared: records differ in each write by their fresh keys."""
-        self.save()
-        return {"keys": sorted(self.records), "records": dict(self.records)}
-
 
 class KeyDirectory:
     """What the keys service answers; a test may spoil it as a bad server would."""
@@ -100,6 +95,16 @@ class KeyDirectory:
         ciphertext = sender.engine.seal(device, plaintext)
         sender.save()
         return ciphertext
+
+    def seal_unstored(self, sender: Installation, receiver: Installation) -> None:
+        """A crash between sealing and storing: the ciphertext never leaves."""
+        (device,) = [
+            device
+            for device in sender.engine.devices([receiver.user])
+            if device.id == receiver.id
+        ]
+        sender.engine.seal(device, b"never sent")
+        sender.restart()
 
     def unseal(self, receiver: Installation, sender: Installation, ciphertext: bytes) -> bytes:
         receiver.engine.learn(self.lists())
