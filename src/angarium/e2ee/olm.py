@@ -57,9 +57,7 @@ class _Payload(msgspec.Struct, omit_defaults=True):
     keys: dict[str, str]
     recipient_keys: dict[str, str]
     sender_device: str = ""
-    device_keys: dict[str, Any] | None = msgspec.field(
-        name="org.matrix.msc4147.device_keys", default=None
-    )
+    sender_device_keys: dict[str, Any] | None = None
 
 
 class _Account(msgspec.Struct, array_like=True):
@@ -298,7 +296,7 @@ class OlmEngine:
                 recipient_keys={"ed25519": device.ed25519},
                 sender_device=self.device,
                 # Only while the other side may not know this device: it is most of the size.
-                device_keys=self.device_keys() if session.greeting else None,
+                sender_device_keys=self.device_keys() if session.greeting else None,
             )
         )
 
@@ -357,15 +355,17 @@ class OlmEngine:
             facts = (
                 (payload.type, MESSAGE_TYPE),
                 ((payload.content.v, payload.content.alg), (1, ALGORITHM)),
-                ((payload.sender, payload.sender_device), (sender.user, sender.id)),
+                (payload.sender, sender.user),
+                # Some libraries leave the device out: the key below names it just as well.
+                (payload.sender_device or sender.id, sender.id),
                 (payload.keys.get("ed25519"), sender.ed25519),
                 (payload.recipient, self.user),
                 (payload.recipient_keys.get("ed25519"), self._ed25519),
             )
             if any(inside != outside for inside, outside in facts):
                 raise EnvelopeMismatch("sealed by or for another device")
-            if payload.device_keys is not None:
-                claimed = check_device_keys(payload.device_keys)
+            if payload.sender_device_keys is not None:
+                claimed = check_device_keys(payload.sender_device_keys)
                 if (claimed.id, claimed.curve25519) != (sender.id, sender.curve25519):
                     raise EnvelopeMismatch("sealed by another device")
             return unpad(payload.content.body)

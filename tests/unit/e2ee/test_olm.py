@@ -449,6 +449,14 @@ def sealed_by_hand(directory: Any, ada: Any, bob: Any, **changed: Any) -> bytes:
     return OlmCiphertext(kind, ada.engine._curve25519_raw, body).pack()
 
 
+def test_a_library_that_does_not_name_the_sending_device_is_understood(
+    directory: Any, ada: Any, bob: Any
+) -> None:
+    sealed = sealed_by_hand(directory, ada, bob, sender_device="")
+
+    assert directory.unseal(bob, ada, sealed) == b"hello"
+
+
 @pytest.mark.parametrize(
     "changed",
     [
@@ -461,7 +469,7 @@ def sealed_by_hand(directory: Any, ada: Any, bob: Any, **changed: Any) -> bytes:
         {"content": {"v": 2, "alg": "olm", "body": ""}},
         {"content": {"v": 1, "alg": "olm", "body": "AAAA"}},
         {"content": "text"},
-        {"org.matrix.msc4147.device_keys": {"user_id": "@eve:example"}},
+        {"sender_device_keys": {"user_id": "@eve:example"}},
     ],
 )
 def test_a_false_fact_inside_the_seal_is_a_mismatch_and_costs_nothing(
