@@ -6,17 +6,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from angarium.limits import STORE_WAL_BYTES_MAX, STORE_WAL_CHECKPOINT_BYTES
+from angarium.storage.sqlite.commits import Commits
 from angarium.storage.sqlite.connection import FILE_NAME, connect
 
-_FORCED_WAIT_MS = 500  # How long a forced emptying waits for the writer and readers.
-_LOOK_EVERY = 64  # Commits between two looks at the log's size.
+_READERS_WAIT_MS = 20
+_READERS_WAIT_LONG_MS = 500  # Beyond the bound: a long reader slows writers, not stops them.
 
 
 class Checkpoints:
-    """Copies the log back when it is long; empties it when idle, at the bound, and at close.
+    """Copies the log back when it is long, then empties it.
 
-    A copy runs on a connection and thread of its own, so a commit never waits for it. Only at
-    STORE_WAL_BYTES_MAX does emptying take the write lock from the writer for a moment.
+    The copy runs on a connection and thread of its own, beside commits. What arrived meanwhile
+    is little; for that, commits are held for a moment, since a log under constant writes never
+    begins again by itself.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -24,8 +26,7 @@ class Checkpoints:
         self._log = folder / f"{FILE_NAME}-wal"
         self._connection = connect(folder)
         self._executor = ThreadPoolExecutor(1, "angarium-checkpoint")
-        self._running: asyncio.Future[None] | None = None
-        self._commits = 0
+        self._running: asyncio.Task[None] | None = None
 
     @property
     def log_bytes(self) -> int:
@@ -35,44 +36,47 @@ class Checkpoints:
         except FileNotFoundError:
             return 0
 
-    def after_commit(self, *, idle: bool) -> None:
-        """Called on the loop after each commit; starts a copy when one is due."""
-        self._commits += 1
-        if self._running is not None or not (idle or self._commits % _LOOK_EVERY == 0):
+    def after_commit(self, commits: Commits) -> None:
+        """Called on the loop after each commit; starts a round when one is due."""
+        if commits.closing or self._running is not None:
             return
-        size = self.log_bytes
-        if size < STORE_WAL_CHECKPOINT_BYTES:
-            return
-        loop = asyncio.get_running_loop()
-        self._running = loop.run_in_executor(self._executor, self._checkpoint, idle, size)
-        self._running.add_done_callback(self._settle)
+        if self.log_bytes >= STORE_WAL_CHECKPOINT_BYTES:
+            self._running = asyncio.create_task(self._round(commits))
 
-    async def close(self) -> None:
-        """Empty the log if nobody else uses the file, then close."""
+    async def settle(self) -> None:
+        """Wait for the round that runs, if any."""
         if self._running is not None:
             await asyncio.wait([self._running])
-        await asyncio.get_running_loop().run_in_executor(
-            self._executor, self._checkpoint, True, 0
-        )
+
+    async def close(self) -> None:
+        """Empty the log unless another process uses the file, then close."""
+        await self.settle()
+        await self._run("TRUNCATE", 0)
         self._executor.shutdown(wait=True)
         self._connection.close()
 
-    def _settle(self, done: asyncio.Future[None]) -> None:
-        self._running = None
-        if not done.cancelled():
-            done.exception()  # A full disk: the next commit meets it too, and tells its caller.
-
-    def _checkpoint(self, idle: bool, size: int) -> None:
-        forced = size >= STORE_WAL_BYTES_MAX
+    async def _round(self, commits: Commits) -> None:
         try:
-            self._connection.execute("PRAGMA busy_timeout=0")
-            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            await self._run("PASSIVE", 0)
+            long = self.log_bytes >= STORE_WAL_BYTES_MAX
+            await commits.hold()
+            try:
+                await self._run("TRUNCATE", _READERS_WAIT_LONG_MS if long else _READERS_WAIT_MS)
+            finally:
+                commits.release()
             self.runs += 1
-            if idle or forced:
-                self._connection.execute(
-                    f"PRAGMA busy_timeout={_FORCED_WAIT_MS if forced else 0}"
-                )
-                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        finally:
+            self._running = None
+
+    async def _run(self, mode: str, wait_ms: int) -> None:
+        await asyncio.get_running_loop().run_in_executor(
+            self._executor, self._checkpoint, mode, wait_ms
+        )
+
+    def _checkpoint(self, mode: str, wait_ms: int) -> None:
+        try:
+            self._connection.execute(f"PRAGMA busy_timeout={wait_ms}").fetchone()
+            self._connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
         except sqlite3.OperationalError:
-            # Busy: another process copies. What was not copied now is copied the next time.
+            # Busy, or a full disk: nothing is lost, and the next commit tells its caller.
             return

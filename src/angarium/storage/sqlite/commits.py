@@ -62,6 +62,8 @@ class Commits:
     _waiting: deque[_Part] = field(default_factory=deque)
     _weight: int = 0
     _running: asyncio.Future[None] | None = None
+    _held: bool = False
+    closing: bool = False
 
     @property
     def waiting(self) -> int:
@@ -86,14 +88,26 @@ class Commits:
         await self._submit(part)
         return part.result  # type: ignore[no-any-return]
 
+    async def hold(self) -> None:
+        """Start no further commit and wait for the one in flight. End it with `release`."""
+        self._held = True
+        if self._running is not None:
+            await asyncio.wait([self._running])
+
+    def release(self) -> None:
+        """Go on after `hold`."""
+        self._held = False
+        self._pump()
+
     async def close(self) -> None:
-        """Wait until nothing is waiting or running."""
-        while self._running is not None or self._waiting:
-            await asyncio.wait([self._running] if self._running else [], timeout=None)
-            await asyncio.sleep(0)
+        """Take nothing new and finish what waits. Do not call while held."""
+        self.closing = True
+        while self._running is not None:
+            await asyncio.wait([self._running])
+            await asyncio.sleep(0)  # Lets the next group begin.
 
     async def _submit(self, part: _Part) -> None:
-        if self.lane.closed:
+        if self.closing or self.lane.closed:
             raise Unavailable("the store is closed")
         if self._weight + part.weight > max(APPEND_QUEUE_MESSAGES, part.weight):
             raise Busy("too many writes wait for the store", after_ms=200)
@@ -112,7 +126,7 @@ class Commits:
             raise part.error
 
     def _pump(self) -> None:
-        if self._running is not None or not self._waiting:
+        if self._running is not None or self._held or not self._waiting:
             return
         group = [self._waiting.popleft()]
         weight = group[0].weight

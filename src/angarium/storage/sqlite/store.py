@@ -127,6 +127,9 @@ class SqliteStore:
         if self._closed:
             return
         self._closed = True
+        self._commits.closing = True  # No further round holds the last commits.
+        if self._checkpoints is not None:
+            await self._checkpoints.settle()
         await self._commits.close()
         self._place.users -= 1
         if self._checkpoints is not None:
@@ -138,7 +141,7 @@ class SqliteStore:
 
     def _committed(self) -> None:
         if self._checkpoints is not None:
-            self._checkpoints.after_commit(idle=not self._commits.waiting)
+            self._checkpoints.after_commit(self._commits)
 
 
 async def open_sqlite(
