@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from angarium.agents.dispatcher import Dispatcher
 from angarium.agents.guard import Admit, admit_everybody
@@ -37,7 +37,7 @@ from angarium.storage.contract import (
     Write,
 )
 
-MakeEndpoint = Callable[[Sink, Fence], Endpoint]
+MakeEndpoint = Callable[[Sink, Fence], Awaitable[Endpoint]]
 _log = logging.getLogger(__name__)
 
 
@@ -46,7 +46,8 @@ class Gateway:
 
     At most one gateway works for a device: it holds the lease `mailbox/<device>`, whose fence
     goes with every write, the endpoint's included; so the endpoint is made here, once the fence
-    is known. `owner` names this process; give each process its own. `journal=False` exists only
+    is known. Load its keys in `make_endpoint`, not before: until then another gateway works and
+    moves the ratchets on, and an older copy would use their steps again. `owner` names this process; give each process its own. `journal=False` exists only
     for the test that proves what the journal is for (see `Desk`).
     """
 
@@ -98,7 +99,7 @@ class Gateway:
         self._fence = fence = await self._take_lease()
         self._renewal = asyncio.create_task(self._renew(fence), name="gateway lease")
         try:
-            self._endpoint = endpoint = self._make_endpoint(self, fence)
+            self._endpoint = endpoint = await self._make_endpoint(self, fence)
             self._dispatcher = self._make_dispatcher(endpoint, fence)
             await self._wake_open_turns()
             await endpoint.open()

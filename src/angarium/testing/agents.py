@@ -101,7 +101,7 @@ class AgentWorld:
         self._incarnation += 1
         reach = self._reach(self.store)
 
-        def make_endpoint(sink: Sink, fence: Fence) -> MemoryEndpoint:
+        async def make_endpoint(sink: Sink, fence: Fence) -> MemoryEndpoint:
             self.endpoint = MemoryEndpoint(
                 user=GATEWAY_USER,
                 device=GATEWAY_DEVICE,
@@ -134,13 +134,17 @@ class AgentWorld:
         await self.gateway.open()
 
     async def restart(self) -> None:
-        """Kill the gateway where it is (nothing more is written), then start another."""
+        """Kill the gateway where it is, then start another over the same store."""
+        await self.kill()
+        await self.start()
+
+    async def kill(self) -> None:
+        """End every task but the caller's, and let the dead gateway's lease run out."""
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self.clock.advance(LEASE_TTL_S + 1)
-        await self.start()
 
     def write_message(
         self,
