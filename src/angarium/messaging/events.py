@@ -1,0 +1,169 @@
+"""What is told and forgotten: typing, presence, receipts as they happen, streamed parts.
+
+Everything goes over the bus, to this node's own connections too, and has one chance. A
+connection that is behind gets none of it.
+"""
+
+from collections.abc import Iterable
+from typing import get_args
+
+from angarium.bus.contract import Bus, Ephemeral, Event
+from angarium.errors import AngariumError
+from angarium.ids import ConversationId, UserId
+from angarium.limits import PRESENCE_CONVERSATIONS_MAX, TYPING_TTL_MS
+from angarium.messaging.connection import Connection
+from angarium.messaging.conversations import Live
+from angarium.messaging.delivery import Delivery
+from angarium.messaging.figures import Figures
+from angarium.messaging.hub import Hub
+from angarium.messaging.receipts import ReceiptFold
+from angarium.protocol.codec import Codec, MsgpackCodec
+from angarium.protocol.frames import Evt, Part
+from angarium.storage.contract import ReceiptKind
+
+PRESENCE = "presence"
+_RECEIPTS = get_args(ReceiptKind)
+
+
+class Events:
+    """The relay of ephemeral frames, both directions."""
+
+    def __init__(
+        self, *, hub: Hub, delivery: Delivery, bus: Bus, fold: ReceiptFold, figures: Figures
+    ) -> None:
+        self._hub, self._delivery, self._bus = hub, delivery, bus
+        self._fold, self._figures = fold, figures
+        self._codec: Codec = MsgpackCodec()
+
+    def relay(self, connection: Connection, frame: Evt | Part) -> None:
+        """Pass on what a client says; the node fills in who says it."""
+        live = self._delivery.find(frame.c)
+        if live is None:
+            return
+        if isinstance(frame, Part):
+            self._bus.publish(self._parts(connection, live, frame))
+            return
+        own = connection.user
+        if frame.kind in _RECEIPTS:
+            kind: ReceiptKind = "read" if frame.kind == "read" else "delivered"
+            self._fold.raise_mark(live.conversation.id, own, kind, frame.s)
+        frame.ttl = max(0, min(frame.ttl, TYPING_TTL_MS))
+        frame.sender, frame.dev = own, connection.device
+        # A user's other devices want to know what was read, not who types.
+        users = tuple(
+            participant.user
+            for participant in live.conversation.participants
+            if participant.user != own or frame.kind in _RECEIPTS
+        )
+        self._publish(live, users, frame)
+
+    def told(self, event: Ephemeral) -> None:
+        """The bus brings a frame: write it to whom it concerns, here."""
+        connections = [
+            connection
+            for user in event.users
+            for connection in self._hub.of_user(user)
+            if event.conversation in connection.machine.backlog.cursors
+            and event.device in (None, connection.device)
+        ]
+        if not connections:
+            return
+        try:
+            frame = self._codec.decode_server(event.frame)[0]
+        except (AngariumError, IndexError):
+            return  # A node of another version; nothing depends on it.
+        if isinstance(frame, Evt | Part):
+            self._write(connections, frame)
+
+    def came(self, connection: Connection) -> None:
+        """A user's first device here: others in its conversations learn that it is present."""
+        first = all(other is connection for other in self._hub.of_user(connection.user))
+        if PRESENCE not in connection.machine.features:
+            return
+        for live in self._followed(connection):
+            if first:
+                self._tell_presence(connection, live, on=True)
+            self._tell_who_is_here(connection, live)
+
+    def went(self, connection: Connection) -> None:
+        """The user's last device here is gone. Call after it was taken from the hub."""
+        if PRESENCE in connection.machine.features and not any(
+            self._hub.of_user(connection.user)
+        ):
+            for live in self._followed(connection):
+                self._tell_presence(connection, live, on=False)
+
+    def _parts(self, connection: Connection, live: Live, part: Part) -> list[Event]:
+        users = tuple(participant.user for participant in live.conversation.participants)
+        pieces: list[tuple[str | None, bytes]] = [(each.dev, each.ct) for each in part.to]
+        pieces = pieces or [(None, part.ct)]
+        return [
+            Ephemeral(
+                live.conversation.id,
+                users,
+                self._codec.encode(
+                    (
+                        Part(
+                            part.c,
+                            part.ref,
+                            part.i,
+                            ct=ciphertext,
+                            sender=connection.user,
+                            dev=connection.device,
+                        ),
+                    )
+                ),
+                device,
+            )
+            for device, ciphertext in pieces
+        ]
+
+    def _write(self, connections: Iterable[Connection], frame: Evt | Part) -> None:
+        encoded: dict[str, bytes] = {}
+        presence = isinstance(frame, Evt) and frame.kind == PRESENCE
+        for connection in connections:
+            if not connection.machine.is_up or connection.device == frame.dev:
+                continue
+            if presence and PRESENCE not in connection.machine.features:
+                continue
+            if self._hub.is_behind(connection):
+                self._figures.events_dropped += 1
+                continue
+            codec = connection.codec
+            if codec.subprotocol not in encoded:
+                encoded[codec.subprotocol] = codec.encode((frame,))
+            self._hub.write_encoded(connection, encoded[codec.subprotocol])
+            self._figures.events_relayed += 1
+
+    def _followed(self, connection: Connection) -> list[Live]:
+        cursors = list(connection.machine.backlog.cursors)[-PRESENCE_CONVERSATIONS_MAX:]
+        return [live for c in cursors if (live := self._delivery.find(c)) is not None]
+
+    def _tell_presence(self, connection: Connection, live: Live, *, on: bool) -> None:
+        frame = Evt(
+            live.conversation.id,
+            "presence",
+            on=on,
+            sender=connection.user,
+            dev=connection.device,
+        )
+        users = tuple(
+            participant.user
+            for participant in live.conversation.participants
+            if participant.user != connection.user
+        )
+        self._publish(live, users, frame)
+
+    def _tell_who_is_here(self, connection: Connection, live: Live) -> None:
+        for participant in live.conversation.participants:
+            present = any(
+                PRESENCE in other.machine.features
+                for other in self._hub.of_user(participant.user)
+            )
+            if present and participant.user != connection.user:
+                frame = Evt(live.conversation.id, "presence", sender=participant.user)
+                self._write([connection], frame)
+
+    def _publish(self, live: Live, users: tuple[UserId, ...], frame: Evt) -> None:
+        c: ConversationId = live.conversation.id
+        self._bus.publish([Ephemeral(c, users, self._codec.encode((frame,)))])

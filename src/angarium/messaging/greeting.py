@@ -1,0 +1,152 @@
+"""Hellos, worked off in batches: who it is, which conversations, where they stand.
+
+A resume costs two queries of its own node at most (the user's conversations, their heads), the
+heads shared with the other hellos of the batch; device lists are cached and shared likewise.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+
+from angarium.clock import Clock
+from angarium.errors import AngariumError, Forbidden, Unavailable
+from angarium.ids import ConversationId, DeviceId, UserId
+from angarium.limits import HELLOS_AT_ONCE, HELLOS_WAITING
+from angarium.messaging.connection import Connection
+from angarium.messaging.conversations import DeviceLists
+from angarium.messaging.delivery import Delivery
+from angarium.messaging.hub import Hub
+from angarium.model.conversation import Conversation
+from angarium.protocol.server_side import State
+from angarium.storage.contract import Conversations, MessageLog
+
+Authenticate = Callable[[str, DeviceId], UserId]
+
+
+class Greeter:
+    """Admits up to HELLOS_AT_ONCE at a time; more than HELLOS_WAITING are sent away (4013)."""
+
+    def __init__(
+        self,
+        *,
+        hub: Hub,
+        log: MessageLog,
+        conversations: Conversations,
+        device_lists: DeviceLists,
+        delivery: Delivery,
+        clock: Clock,
+        authenticate: Authenticate,
+        node_id: str,
+        welcomed: Callable[[Connection], None],
+    ) -> None:
+        self._hub, self._log, self._conversations = hub, log, conversations
+        self._device_lists, self._delivery, self._clock = device_lists, delivery, clock
+        self._authenticate, self._node_id, self._welcomed = authenticate, node_id, welcomed
+        self._waiting: deque[Connection] = deque()
+        self._wake = asyncio.Event()
+
+    def admit(self, connection: Connection) -> None:
+        """Work on this hello in its turn."""
+        if len(self._waiting) >= HELLOS_WAITING:
+            self._hub.refuse(connection, Unavailable("too many connect at once", 2000))
+            return
+        self._waiting.append(connection)
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Greet batch after batch, for ever."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._waiting:
+                count = min(len(self._waiting), HELLOS_AT_ONCE)
+                batch = [self._waiting.popleft() for _ in range(count)]
+                await self._greet([each for each in batch if is_greeting(each)])
+
+    async def _greet(self, batch: list[Connection]) -> None:
+        try:
+            known = await self._identify(batch)
+            listed = [(each, await self._conversations.list_of(each.user)) for each in known]
+            await self._welcome(listed)
+        except AngariumError as error:
+            self._send_away(batch, error)
+        except Exception:
+            self._send_away(batch, Unavailable("the store failed"))
+
+    def _send_away(self, batch: Iterable[Connection], error: AngariumError) -> None:
+        after_ms = error.data().get("after_ms", 1000)
+        for connection in batch:
+            if is_greeting(connection):
+                self._hub.refuse(connection, Unavailable(str(error), after_ms))
+
+    async def _identify(self, batch: Sequence[Connection]) -> list[Connection]:
+        """Those whose token and device hold, registered; the others are refused."""
+        users: dict[Connection, UserId] = {}
+        for connection in batch:
+            hello = connection.machine.hello
+            if hello is None:
+                continue
+            try:
+                users[connection] = self._authenticate(hello.tok, DeviceId(hello.dev))
+            except AngariumError as error:
+                self._hub.refuse(connection, error)
+        known = await self._check_devices(users, fresh=False)
+        others = {each: user for each, user in users.items() if each not in known}
+        if others:
+            # A list read earlier may lack a device that was signed a moment ago.
+            known += await self._check_devices(others, fresh=True)
+        for connection in others:
+            if connection not in known and is_greeting(connection):
+                why = "the device is not registered and signed for this user"
+                self._hub.refuse(connection, Forbidden(why))
+        return known
+
+    async def _check_devices(
+        self, users: dict[Connection, UserId], *, fresh: bool
+    ) -> list[Connection]:
+        lists = await self._device_lists.fetch(users.values(), fresh=fresh)
+        known: list[Connection] = []
+        for connection, user in users.items():
+            hello = connection.machine.hello
+            if hello is None or not is_greeting(connection):
+                continue
+            if any(device.id == hello.dev for device in lists[user]):
+                self._hub.register(connection, user, DeviceId(hello.dev))
+                known.append(connection)
+        return known
+
+    async def _welcome(self, listed: list[tuple[Connection, list[Conversation]]]) -> None:
+        wanted: dict[ConversationId, None] = {}
+        for connection, conversations in listed:
+            for conversation in conversations:
+                if is_greeting(connection):
+                    # Watched before the heads are read: nothing falls between the two.
+                    self._delivery.attach(connection, conversation)
+                    wanted[conversation.id] = None
+        for c, head in (await self._log.heads(list(wanted)) if wanted else {}).items():
+            live = self._delivery.find(c)
+            if live is not None:
+                live.raise_head(head)
+        for connection, _ in listed:
+            if is_greeting(connection):
+                self._enter(connection)
+
+    def _enter(self, connection: Connection) -> None:
+        lives = [self._delivery.find(c) for c in sorted(connection.joined)]
+        standing = [
+            (live.conversation.id, live.as_head()) for live in lives if live is not None
+        ]
+        connection.joined.clear()
+        effects = connection.machine.welcome(
+            standing,
+            sid=f"{self._node_id}-{connection.number}",
+            node=self._node_id,
+            now_ms=self._clock.now_ms(),
+        )
+        self._hub.perform(connection, effects)
+        self._welcomed(connection)
+
+
+def is_greeting(connection: Connection) -> bool:
+    """Whether the connection still waits for its welcome."""
+    return connection.machine.state is State.GREETING
