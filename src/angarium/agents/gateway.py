@@ -47,8 +47,9 @@ class Gateway:
     At most one gateway works for a device: it holds the lease `mailbox/<device>`, whose fence
     goes with every write, the endpoint's included; so the endpoint is made here, once the fence
     is known. Load its keys in `make_endpoint`, not before: until then another gateway works and
-    moves the ratchets on, and an older copy would use their steps again. `owner` names this process; give each process its own. `journal=False` exists only
-    for the test that proves what the journal is for (see `Desk`).
+    moves the ratchets on, and an older copy would use their steps again. `owner` names this
+    process; give each process its own. `journal=False` exists only for the test that proves
+    what the journal is for (see `Desk`).
     """
 
     def __init__(
