@@ -1,4 +1,4 @@
-"""Calls to the outside: classified, retried within bounds, broken off while they cannot work."""
+"""Calls to the outside: classified, retried within bounds, broken off while they fail."""
 
 import asyncio
 import random

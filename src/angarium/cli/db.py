@@ -1,8 +1,7 @@
 """`angarium db`: care of the embedded store."""
 
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import typer
 
@@ -16,7 +15,8 @@ app = new_app(no_args_is_help=True, help="Migrate, back up, restore and check th
 @app.command()
 def migrate(data: Path = typer.Option(None, help=DATA_HELP)) -> None:
     """Bring the store to this version's schema. Stop the node first."""
-    show(care.migrate(load_with(data).data))
+    before, after = care.migrate(load_with(data).data)
+    print(f"schema {after}" + (f", migrated from {before}" if before != after else ": current"))
 
 
 @app.command()
@@ -42,19 +42,16 @@ def check(data: Path = typer.Option(None, help=DATA_HELP)) -> None:
     """Look for damage: integrity, dense sequences, order of counters, orphans."""
     report = care.check(load_with(data).data)
     show(report)
-    if problems_of(report):
+    if report.problems:
         raise typer.Exit(1)
 
 
-def show(outcome: Any) -> None:
-    """Print what was done."""
-    if is_dataclass(outcome) and not isinstance(outcome, type):
-        for name, value in asdict(outcome).items():
+def show(report: care.Report) -> None:
+    """Print what was found, problems last."""
+    for name, value in asdict(report).items():
+        if isinstance(value, int):
             print(f"{name}: {value}")
-    else:
-        print("done" if outcome is None else outcome)
-
-
-def problems_of(report: Any) -> list[str]:
-    """What a check found wrong."""
-    return list(report.problems)
+    for orphan in report.orphans:
+        print(f"orphan: {orphan}")
+    for problem in report.problems:
+        print(f"problem: {problem}")

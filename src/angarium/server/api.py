@@ -1,6 +1,6 @@
 """The HTTP app: every door of the node behind one set of headers and one shape of errors."""
 
-import re
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,20 +18,27 @@ from angarium.errors import AngariumError, Malformed, NotFound, Unavailable
 from angarium.keys.directory import Keys
 from angarium.server.audit import AuditTrail
 from angarium.server.auth import Tokens
-from angarium.server.guard import Guard
+from angarium.server.guard import Guard, Sleep
 from angarium.server.headers import Headers, error_body
 from angarium.server.health import Health
 from angarium.server.limiter import Limiter
 from angarium.server.metrics_page import metrics_router
 from angarium.server.roles import Roles
 from angarium.server.routes_admin import AdminRoutes
-from angarium.server.routes_blobs import BlobRoutes
-from angarium.server.routes_conversations import ConversationRoutes
-from angarium.server.routes_keys import KeyRoutes
+from angarium.server.routes_blobs import BlobRoutes, NewBlob
+from angarium.server.routes_conversations import ConversationRoutes, NewConversation
+from angarium.server.routes_keys import (
+    KeyRoutes,
+    KeysClaim,
+    KeysQuery,
+    KeysUpload,
+    SigningUpload,
+)
 from angarium.storage.contract import Store
 from angarium.telemetry.metrics import Metrics
 
-_FIELD = re.compile(r"[a-z_-]{1,32}")
+_MODELS = (KeysUpload, SigningUpload, KeysQuery, KeysClaim, NewConversation, NewBlob)
+_BODY_FIELDS = frozenset(name for model in _MODELS for name in model.model_fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +79,12 @@ class ApiParts:
     roles: Roles
     limiter: Limiter | None
     well_known: WellKnown
+    sleep: Sleep = asyncio.sleep
 
 
 def api_routers(parts: ApiParts) -> list[APIRouter]:
     """The doors for clients and operators. Without `messaging`, leave them out of the app."""
-    store, guard = parts.store, Guard(parts.tokens, parts.limiter)
+    store, guard = parts.store, Guard(parts.tokens, parts.limiter, parts.sleep)
     keys = KeyRoutes(keys=parts.keys, roles=parts.roles, audit=parts.audit, guard=guard)
     conversations = ConversationRoutes(
         conversations=store.conversations,
@@ -176,6 +184,7 @@ async def refuse_route(request: Request, error: Exception) -> JSONResponse:
 
 
 def _place(location: Sequence[Any]) -> str:
-    # Deeper places, and names that are not ours, come from the caller.
-    known = [part for part in location[:2] if isinstance(part, str) and _FIELD.fullmatch(part)]
-    return ".".join(known) or "request"
+    # Deeper places, and names in the body that are not ours, come from the caller.
+    place, *names = location[:2] or ("request",)
+    known = [str(name) for name in names if place != "body" or name in _BODY_FIELDS]
+    return ".".join([str(place), *known])

@@ -1,6 +1,7 @@
 """The first step of every API request: a valid token, within the rate."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.security import HTTPBearer
@@ -9,14 +10,17 @@ from angarium.errors import Forbidden, Unauthenticated
 from angarium.server.auth import Principal, Tokens
 from angarium.server.limiter import Limiter
 
+Sleep = Callable[[float], Awaitable[None]]
 _BEARER = HTTPBearer(auto_error=False, description="An access token: `angarium token USER`.")
 
 
 class Guard:
     """Puts the principal on the request, or refuses it before its body is looked at."""
 
-    def __init__(self, tokens: Tokens, limiter: Limiter | None = None) -> None:
-        self._tokens, self._limiter = tokens, limiter
+    def __init__(
+        self, tokens: Tokens, limiter: Limiter | None = None, sleep: Sleep = asyncio.sleep
+    ) -> None:
+        self._tokens, self._limiter, self._sleep = tokens, limiter, sleep
 
     async def check(self, request: Request) -> None:
         """Raises Unauthenticated, TokenExpired, RateLimited; waits when slowed."""
@@ -26,10 +30,10 @@ class Guard:
         principal = self._tokens.verify(token.strip())
         request.state.principal = principal
         # Services act for many users at once; what they send is limited where it comes in.
-        if self._limiter and "service" not in principal.scopes:
+        if self._limiter is not None and "service" not in principal.scopes:
             wait_s = self._limiter.check(principal.user)
             if wait_s:
-                await asyncio.sleep(wait_s)
+                await self._sleep(wait_s)
 
     async def check_admin(self, request: Request) -> None:
         """As `check`, and the token has the scope `admin`. Raises Forbidden."""

@@ -53,6 +53,7 @@ class Headers:
         try:
             exchange.check_declared(scope)
             await self._app(scope, exchange.receive, exchange.send)
+            exchange.check_left()
         except AngariumError as error:
             await exchange.refuse(error)
         except Exception as error:
@@ -88,11 +89,19 @@ class _Exchange:
         message = await self._receive()
         if message["type"] == "http.request":
             self._left -= len(message.get("body", b""))
-            if self._left < 0:
-                raise TooLarge(f"a request has at most {self._max} bytes")
+            self.check_left()
         return message
 
+    def check_left(self) -> None:
+        if self._left < 0:
+            raise TooLarge(f"a request has at most {self._max} bytes")
+
     async def send(self, message: Message) -> None:
+        # The framework turns what `receive` raised into an answer of its own; ours counts.
+        if self._left >= 0:
+            await self._start_or_go_on(message)
+
+    async def _start_or_go_on(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
@@ -112,7 +121,7 @@ class _Exchange:
             (b"content-length", str(len(body)).encode()),
         ]
         start = {"type": "http.response.start", "status": error.http_status, "headers": headers}
-        await self.send(start)
+        await self._start_or_go_on(start)
         await self._send({"type": "http.response.body", "body": body})
 
 

@@ -55,5 +55,7 @@ class Limiter:
             return 0.0
         return RATE_SLOW_S_MAX * (used - RATE_SLOWED_SHARE) / (1.0 - RATE_SLOWED_SHARE)
 
-    def __len__(self) -> int:
+    @property
+    def buckets(self) -> int:
+        """How many principals are remembered."""
         return len(self._buckets)

@@ -29,7 +29,7 @@ _ADDRESSES = ("phone", "number", "wa_id", "address", "from_number", "to_number")
 SECRET_NAMES = frozenset((*_CONTENT, *_SECRETS, *_ADDRESSES))
 _SECRET_ENDINGS = ("_token", "_secret", "_password", "_phone", "_key")
 _PHONE = re.compile(
-    r"(?:whatsapp:)?\+\d[\d ().-]{5,20}\d|whatsapp:\S+|(?<![\w.-])\d{10,15}(?![\w.-])"
+    r"(?:whatsapp:)?\+\d[\d ().-]{5,20}\d|whatsapp:\S+|(?<![\w.-])\d{10,15}(?![\w-]|\.\d)"
 )
 _BEARER = re.compile(r"(?i:bearer|basic)\s+[\w.~+/=-]{8,}")
 _JWT = re.compile(r"eyJ[\w-]{5,}\.[\w-]+\.[\w-]*")
