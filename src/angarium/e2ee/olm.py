@@ -317,22 +317,21 @@ class OlmEngine:
 
         try:
             opened = self._sessions.open(trusted.curve25519, message, check)
-            return self._open_first(trusted, message) if opened is None else opened
+            if isinstance(opened, bytes):
+                return opened
+            return self._open_first(trusted, opened)
         except Undecryptable:
             self._sessions.ask_for_new(trusted.curve25519)
             raise
 
-    def _open_first(self, sender: TrustedDevice, message: vodozemac.AnyOlmMessage) -> bytes:
+    def _open_first(self, sender: TrustedDevice, message: vodozemac.PreKeyMessage) -> bytes:
         """Open a message that starts a session; its one-time key goes only if all is well."""
-        prekey = message.to_pre_key()
-        if prekey is None:
-            raise Undecryptable("no session opens this ciphertext")
         key = self._random(32)
         before = self._account.pickle(key)
         try:
             session, plaintext = self._account.create_inbound_session(
                 vodozemac.Curve25519PublicKey.from_base64(sender.curve25519),
-                prekey,
+                message,
             )
             opened = self._check(sender, plaintext)
         except ValueError:
@@ -342,7 +341,7 @@ class OlmEngine:
             self._account = vodozemac.Account.from_pickle(before, key)
             raise
         self._sessions.add(sender.curve25519, session, greeting=False).note_opened(
-            mark_of(message)
+            mark_of(message.to_any())
         )
         self._changed.add("account")
         return opened

@@ -173,14 +173,14 @@ class Sessions:
 
     def open(
         self, curve25519: str, message: vodozemac.AnyOlmMessage, check: Callable[[bytes], bytes]
-    ) -> bytes | None:
-        """The plaintext by one of the sessions; None: it starts a session that is not here.
+    ) -> bytes | vodozemac.PreKeyMessage:
+        """The plaintext by one of the sessions; else the message, which starts a new one.
 
         Raises Replayed, Undecryptable, and what `check` raises.
         """
         prekey = message.to_pre_key()
         mark = mark_of(message)
-        matched = prekey is None
+        matched = False
         for session in self._newest_first(curve25519):
             if prekey is not None and not session.olm.session_matches(prekey):
                 continue
@@ -195,9 +195,9 @@ class Sessions:
             raise Replayed("this ciphertext was opened before")
         if prekey is not None and prekey.session_id() in self._retired.get(curve25519, []):
             raise Replayed("this session ended")
-        if matched:
+        if prekey is None or matched:
             raise Undecryptable("no session opens this ciphertext")
-        return None
+        return prekey
 
     def _note_received(self, curve25519: str, session: Session) -> None:
         best = self.best(curve25519)

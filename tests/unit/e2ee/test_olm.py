@@ -205,8 +205,9 @@ def test_a_changed_master_key_stops_sending_until_numbers_were_compared(
     new_bob = directory.new_device("@bob:example", "BOBNEW22")
     del directory.device_keys[bob.user][bob.id]
 
-    with pytest.raises(IdentityChanged):
-        ada.engine.learn(directory.lists())
+    for _ in range(2):
+        with pytest.raises(IdentityChanged):
+            ada.engine.learn(directory.lists())
     ada.save()
     ada.restart()
     with pytest.raises(IdentityChanged):
@@ -321,7 +322,8 @@ def test_claims_of_another_shape_start_nothing(
 ) -> None:
     ada.engine.learn(directory.lists())
 
-    assert ada.engine.start_sessions({bob.user: {bob.id: keys}, "@x:y": None}) == []
+    claimed = {bob.user: {bob.id: keys, "GHOST999": keys}, "@x:y": None}
+    assert ada.engine.start_sessions(claimed) == []
 
 
 def test_the_fallback_key_serves_many_and_survives_one_change(
@@ -487,6 +489,15 @@ def test_a_false_fact_inside_the_seal_is_a_mismatch_and_costs_nothing(
     assert directory.unseal(bob, ada, honest) == b"hello"
 
 
+def test_another_devices_keys_inside_the_seal_are_a_mismatch(
+    directory: Any, ada: Any, bob: Any
+) -> None:
+    forged = sealed_by_hand(directory, ada, bob, sender_device_keys=bob.engine.device_keys())
+
+    with pytest.raises(EnvelopeMismatch):
+        directory.unseal(bob, ada, forged)
+
+
 def test_the_largest_message_fits_into_a_ciphertext(directory: Any, bob: Any) -> None:
     sender = directory.new_device(f"@{'a' * 100}:{'b' * 100}", "A" * 32)
     largest = bytes(PLAINTEXT_BYTES_MAX - 4)
@@ -523,6 +534,8 @@ def test_a_device_signed_by_an_earlier_one_becomes_trusted(
     assert [device.id for device in bob.engine.devices([ada.user])] == [ada.id]
     with pytest.raises(UnverifiedDevice):
         engine.export_identity()
+    with pytest.raises(UnverifiedDevice):
+        engine.sign_device(engine.device_keys())
 
     directory.device_keys[ada.user]["ADALAPTOP"] = ada.engine.sign_device(engine.device_keys())
     bob.engine.learn(directory.lists())

@@ -73,6 +73,15 @@ def test_a_device_under_another_users_name_is_ignored() -> None:
     assert trust.devices([eve, BOB]) == []
 
 
+def test_entries_that_are_no_devices_do_not_hide_the_others() -> None:
+    trust, answer = Trust(OWN), lists(Identity.create(BOB), ["DEVICE001"])
+    answer["device_keys"][BOB] |= {"NONSENSE": 3, OWN.id: None}
+
+    trust.learn(answer)
+
+    assert [device.id for device in trust.devices([BOB])] == ["DEVICE001"]
+
+
 def test_beliefs_survive_a_restart() -> None:
     trust = Trust(OWN)
     trust.learn(lists(Identity.create(BOB), ["DEVICE001"]))

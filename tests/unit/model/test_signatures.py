@@ -217,6 +217,21 @@ def test_a_master_key_does_not_pass_as_self_signing_key(signed: Signed) -> None:
         check_identity(signed.self_signing_object, signed.self_signing_object)
 
 
+def test_keys_of_two_users_are_no_identity(signed: Signed) -> None:
+    signed.self_signing_object["user_id"] = "@eve:example"
+
+    with pytest.raises(Malformed):
+        check_identity(signed.master_object, signed.self_signing_object)
+    assert not is_cross_signed(signed.device_keys, signed.self_signing_object)
+
+
+def test_a_key_not_named_after_itself_is_malformed(signed: Signed) -> None:
+    signed.master_object["keys"] = {"ed25519:x": public(signed.master)}
+
+    with pytest.raises(Malformed):
+        check_identity(signed.master_object, signed.self_signing_object)
+
+
 def test_an_unsigned_device_is_not_cross_signed(signed: Signed) -> None:
     assert not is_cross_signed(Signed().device_keys, signed.self_signing_object)
     assert not is_cross_signed(signed.device_keys, {"user_id": USER})
