@@ -13,7 +13,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from angarium.e2ee.body import Body, pack, unpack
-from angarium.errors import SealBroken
+from angarium.errors import SealBroken, StoreUnwritable, Unavailable
 from angarium.ids import ConversationId, DeviceId, MessageKey, UserId, uuid7
 from angarium.sdk.contract import Delivered, Received, Sink
 from angarium.storage.contract import Fence, PutRecord, Vault, Write
@@ -140,7 +140,12 @@ class MemoryEndpoint:
         record = PutRecord(
             self._scope, f"outbox/{key}", _pack_outgoing((conversation, pack(body)))
         )
-        await self._vault.write([record, *also], self._fence)
+        try:
+            await self._vault.write([record, *also], self._fence)
+        except (Unavailable, StoreUnwritable):
+            # It may have happened all the same; then the message is on its way.
+            if not await self._vault.read(self._scope, record.key):
+                raise
         self._keys.add(key)
         self._relay.append(conversation, key, body)
         return key

@@ -1,0 +1,251 @@
+"""The gateway is killed at every await on the store, restarted, and nothing happens twice."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Sequence
+
+import pytest
+
+from angarium.agents.agent import Agent
+from angarium.errors import OutcomeUnknown, StoreUnwritable, Unavailable
+from angarium.ids import reply_key
+from angarium.storage.contract import Fence, Store, Write
+from angarium.testing.agents import CONVERSATION, AgentWorld, Reach
+
+
+class Fate:
+    """Counts the moments before and after each store call; at the chosen ones the process is
+    dead: it stands still for ever there, and so does whatever it tries afterwards."""
+
+    def __init__(self) -> None:
+        self.moments = self.struck = 0
+        self._deaths: list[int] = []
+        self.dead = asyncio.Event()
+
+    def begin(self, deaths: Sequence[int]) -> None:
+        self.moments, self._deaths = 0, sorted(deaths)
+
+    async def moment(self) -> None:
+        if self.dead.is_set():
+            await asyncio.Event().wait()
+        if self._deaths and self.moments == self._deaths[0]:
+            self._deaths.pop(0)
+            self.struck += 1
+            self.dead.set()
+            await asyncio.Event().wait()
+        self.moments += 1
+
+
+class MortalVault:
+    def __init__(self, store: Store, fate: Fate) -> None:
+        self._vault, self._fate = store.vault, fate
+
+    async def read(self, scope: str, prefix: str = "") -> object:
+        await self._fate.moment()
+        return await self._vault.read(scope, prefix)
+
+    async def write(self, writes: Sequence[Write], fence: Fence | None = None) -> None:
+        await self._fate.moment()
+        await self._vault.write(writes, fence)
+        await self._fate.moment()
+
+
+class MortalTurns:
+    def __init__(self, store: Store, fate: Fate) -> None:
+        self._turns, self._fate = store.turns, fate
+
+    async def find(self, conversation: str, sequence: int) -> object:
+        await self._fate.moment()
+        return await self._turns.find(conversation, sequence)
+
+    async def list_open(self, owner: str) -> object:
+        return await self._turns.list_open(owner)
+
+
+class Outside:
+    """What the agent did to the world: effects happen here, whatever crashes."""
+
+    def __init__(self) -> None:
+        self.paid: Counter[str] = Counter()
+        self.faxed = 0
+
+    async def pay(self, key: str) -> str:
+        self.paid[key] += 1
+        return "paid"
+
+    async def fax(self, _key: str) -> str:
+        self.faxed += 1
+        return "faxed"
+
+
+def make_shop(outside: Outside, fate: Fate) -> Agent:
+    shop = Agent("shop", "pays, faxes and asks")
+
+    @shop.on_turn
+    async def handle(turn):
+        paid = await turn.tools.call("pay", "keyed", outside.pay, 100)
+        who = await turn.ask("For whom?")
+        await fate.moment()
+        try:
+            faxed = await turn.tools.call("fax", "once", outside.fax, who)
+        except OutcomeUnknown:
+            faxed = "fax unknown"
+        turn.memory["turns"] = turn.memory.get("turns", 0) + 1
+        yield f"{paid} "
+        yield f"{faxed} for {who}"
+
+    return shop
+
+
+async def until_done_or_dead(world: AgentWorld, fate: Fate, work) -> bool:
+    """Run `work`; false when the process died meanwhile, then it has been replaced."""
+    running = asyncio.ensure_future(work)
+    dying = asyncio.ensure_future(fate.dead.wait())
+    await asyncio.wait({running, dying}, return_when=asyncio.FIRST_COMPLETED)
+    alive = not fate.dead.is_set()
+    if alive:
+        dying.cancel()
+        await running
+        return True
+    while fate.dead.is_set():
+        fate.dead.clear()
+        await world.kill()
+        starting = asyncio.ensure_future(world.start())
+        dying = asyncio.ensure_future(fate.dead.wait())
+        await asyncio.wait({starting, dying}, return_when=asyncio.FIRST_COMPLETED)
+    dying.cancel()
+    return False
+
+
+async def tell(world: AgentWorld, fate: Fate, text: str) -> None:
+    """The relay delivers a message until its receipt is durable, then the work is done."""
+    received = world.write_message(text)
+
+    async def has_it() -> bool:
+        return await world.store.turns.find(CONVERSATION, received.sequence) is not None
+
+    while not await has_it():
+        await until_done_or_dead(world, fate, world.endpoint.receive(received))
+    while not await until_done_or_dead(world, fate, world.gateway.idle()):
+        pass
+
+
+async def journey(
+    deaths: Sequence[int], journal: bool = True
+) -> tuple[AgentWorld, Outside, int]:
+    fate, outside = Fate(), Outside()
+
+    def reach(store: Store) -> Reach:
+        return Reach(MortalVault(store, fate), MortalTurns(store, fate))
+
+    async with AgentWorld([make_shop(outside, fate)], reach=reach, journal=journal) as world:
+        fate.begin(deaths)
+        await tell(world, fate, "order")
+        await tell(world, fate, "Ada")
+        if journal:
+            assert await world.store.turns.list_open("GATEWAY1") == []
+        assert fate.struck >= min(len(deaths), 1)
+        return world, outside, fate.moments
+
+
+def count_moments(journal: bool = True) -> int:
+    return asyncio.run(journey([], journal))[2]
+
+
+def violations(world: AgentWorld, outside: Outside) -> list[str]:
+    found = []
+    kinds = [sent.body.type for sent in world.answers()]
+    if kinds != ["question", "text"]:
+        found.append(f"not one question and one reply: {kinds}")
+    if len(outside.paid) != 1:
+        found.append(f"paid under {len(outside.paid)} keys")
+    if outside.faxed > 1:
+        found.append(f"faxed {outside.faxed} times")
+    return found
+
+
+def test_without_a_crash_each_thing_happens_once():
+    world, outside, moments = asyncio.run(journey([]))
+    assert violations(world, outside) == []
+    assert list(outside.paid.values()) == [1]
+    assert world.answers()[-1].body.text == "paid faxed for Ada"
+    keys = [sent.key for sent in world.answers()]
+    assert keys == [reply_key(CONVERSATION, 1, "shop", part) for part in (1, 0)]
+    assert moments > 20
+
+
+def test_a_crash_at_any_moment_repeats_nothing():
+    replies, payments = Counter(), Counter()
+    for moment in range(count_moments()):
+        world, outside, _ = asyncio.run(journey([moment]))
+        assert violations(world, outside) == [], f"killed at moment {moment}"
+        replies[world.answers()[-1].body.text] += 1
+        payments[outside.paid.total()] += 1
+    # The kills did strike between a call and its record, where it matters.
+    assert set(replies) == {"paid faxed for Ada", "paid fax unknown for Ada"}
+    assert set(payments) == {1, 2}
+
+
+@pytest.mark.slow
+def test_crashes_at_any_two_moments_repeat_nothing():
+    random_ = random.Random(7)
+    moments = count_moments()
+    for _ in range(60):
+        first = random_.randrange(moments)
+        deaths = [first, first + 1 + random_.randrange(12)]
+        world, outside, _ = asyncio.run(journey(deaths))
+        assert violations(world, outside) == [], f"killed at {deaths}"
+
+
+def test_without_the_journal_a_crash_is_noticed():
+    """Proof that the tests above can fail, and of what the journal is for."""
+    found = set()
+    for moment in range(count_moments(journal=False)):
+        world, outside, _ = asyncio.run(journey([moment], journal=False))
+        found |= set(violations(world, outside))
+    assert "faxed 2 times" in found
+    assert "not one question and one reply: ['question', 'text', 'text']" in found
+
+
+# --- the store fails without a crash ----------------------------------------------------
+
+
+class FailingVault(MortalVault):
+    """Fails one write: before it is done, or after (the answer is lost)."""
+
+    def __init__(self, store: Store, at: int, error: Exception, done: bool) -> None:
+        super().__init__(store, Fate())
+        self._left, self._error, self._done = at, error, done
+
+    async def write(self, writes: Sequence[Write], fence: Fence | None = None) -> None:
+        self._left -= 1
+        if self._left == 0 and not self._done:
+            raise self._error
+        await self._vault.write(writes, fence)
+        if self._left == 0:
+            raise self._error
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["before the write", "after the write"])
+@pytest.mark.parametrize("error", [Unavailable(), StoreUnwritable("read-only")], ids=repr)
+@pytest.mark.parametrize("at", [2, 3, 4])
+def test_a_write_that_fails_delays_the_reply_and_repeats_nothing(at, error, done, monkeypatch):
+    monkeypatch.setattr("angarium.agents.gateway.TURN_RETRY_MIN_S", 0.0)
+    outside = Outside()
+    payer = Agent("payer", "pays")
+
+    @payer.on_turn
+    async def pay(turn):
+        return await turn.tools.call("pay", "keyed", outside.pay, 1)
+
+    def reach(store: Store) -> Reach:
+        return Reach(FailingVault(store, at, error, done), store.turns)
+
+    async def scenario() -> None:
+        async with AgentWorld([payer], reach=reach) as world:
+            assert await world.say("x") == ["paid"]
+            assert len(outside.paid) == 1
+            assert (await world.turn(1)).state == "replied"
+
+    asyncio.run(scenario())
