@@ -24,6 +24,8 @@ from angarium.storage.contract import Fence, Leases, Outbox, Vault, WebhookInbox
 
 LOOK_EVERY_S = 1.0  # How long a forgotten wake-up can delay anything.
 LOOK_EVERY_S_MAX = 30.0  # After failures, doubling.
+WEBHOOKS_KEPT_S = 8 * 24 * 3600  # Finished ones are remembered so long, against repeats.
+FORGET_EVERY_S = 3600.0
 TYPING_WAITING_MAX = 256  # Indicators waiting to be shown; more are not shown.
 
 
@@ -59,7 +61,7 @@ class Bridge:
         idle_s: float = CONTACT_IDLE_S,
     ) -> None:
         self._channel, self._leases, self._clock, self._owner = channel, leases, clock, owner
-        self._count = count
+        self._count, self._webhooks = count, webhooks
         self._fence: Fence | None = None
         self._look_in, self._look_out = asyncio.Event(), asyncio.Event()
         self._typing: asyncio.Queue[str] = asyncio.Queue(TYPING_WAITING_MAX)
@@ -84,6 +86,11 @@ class Bridge:
     def working(self) -> bool:
         """Whether this process holds the lease."""
         return self._fence is not None
+
+    @property
+    def fence(self) -> Fence:
+        """Proof of the lease, for the writes of contacts' devices. Raises Fenced."""
+        return self._held()
 
     def wake(self) -> None:
         """A webhook was stored: look now."""
@@ -162,6 +169,7 @@ class Bridge:
             group.create_task(self._each(self._look_out, lambda: self._send_due(group)))
             group.create_task(self._each(asyncio.Event(), self.connections.close_idle))
             group.create_task(self._show_typing())
+            group.create_task(self._forget())
 
     async def _send_due(self, group: asyncio.TaskGroup) -> int:
         await self.outbox.work(group)
@@ -194,6 +202,15 @@ class Bridge:
             raise
         except AngariumError as error:
             self._count(f"bridge_{error.code}")
+
+    async def _forget(self) -> None:
+        while True:
+            before_ms = self._clock.now_ms() - WEBHOOKS_KEPT_S * 1000
+            try:
+                await self._webhooks.forget(before_ms)
+            except AngariumError as error:
+                self._count(f"bridge_{error.code}")
+            await asyncio.sleep(FORGET_EVERY_S)
 
     async def _show_typing(self) -> None:
         while True:

@@ -33,6 +33,7 @@ LOOKUPS = 3  # Look-ups that find nothing before an unknown outcome counts as no
 LOOKUP_AFTER_MS = 5_000  # Times 3 for each look-up before.
 BACKOFF_MS = 2_000  # Times 2 for each attempt before.
 BACKOFF_MS_MAX = 300_000
+UNREACHED_AFTER_MS = 15_000  # No connection: costs no attempt, ends with OUTBOX_KEPT_S.
 ALARM_PAUSE_S = 60.0  # After an error of settings or account nothing is sent for so long.
 
 _RANK = {"pending": 0, "sending": 1, "unknown": 1, "sent": 2, "delivered": 3, "read": 4}
@@ -200,8 +201,11 @@ class OutboxWorker:
         elif outcome.verdict == "unknown":
             wait_ms = max(LOOKUP_AFTER_MS, outcome.after_ms)
             await self._write(delivery, "unknown", reason=outcome.code, after_ms=wait_ms)
+        elif not outcome.reached:
+            wait_ms = max(UNREACHED_AFTER_MS, outcome.after_ms)
+            free = replace(delivery, attempts=delivery.attempts - 1)
+            await self._write(free, "pending", reason=outcome.code, after_ms=wait_ms)
         else:
-            # Nothing of this attempt left; only an earlier unknown one would have to be found.
             await self._not_sent(
                 delivery, content, outcome.verdict, outcome.code, outcome.after_ms
             )

@@ -53,8 +53,9 @@ class TokenBucket:
 
     def wait_s(self, now_s: float) -> float:
         """Seconds until one token is there; 0 when it is."""
-        self._level = min(self._burst, self._level + (now_s - self._at_s) * self._per_s)
-        self._at_s = now_s
+        passed_s = max(0.0, now_s - self._at_s)
+        self._level = min(self._burst, self._level + passed_s * self._per_s)
+        self._at_s = max(self._at_s, now_s)
         return max(0.0, (1.0 - self._level) / self._per_s)
 
     def take(self) -> None:

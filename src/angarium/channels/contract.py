@@ -99,12 +99,14 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class NotSent:
-    """It did not leave, or we cannot know (`unknown`: resolve before any resend)."""
+    """It did not leave, or we cannot know (`unknown`: resolve before any resend). `reached` is
+    false when the provider could not even be asked: that costs no attempt."""
 
     verdict: Verdict
     code: str
     sentence: str
     after_ms: int = 0
+    reached: bool = True
 
 
 class Channel(Protocol):

@@ -173,7 +173,9 @@ class Twilio:
                 self._messages_url, data=form, auth=self._auth, timeout=self._timeout
             )
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout) as error:
-            return NotSent("retry", type(error).__name__, "no connection to Twilio")
+            return NotSent(
+                "retry", type(error).__name__, "no connection to Twilio", reached=False
+            )
         except (httpx2.UnsupportedProtocol, httpx2.InvalidURL) as error:
             return NotSent("alarm", type(error).__name__, "the API's address is wrong")
         except httpx2.HTTPError as error:

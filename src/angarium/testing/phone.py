@@ -37,6 +37,7 @@ class Faults:
 
     duplicate_share: float = 0.0
     shuffle_statuses: bool = False
+    lose_statuses: bool = False
     delay_s_max: float = 0.0
     api: deque[str] = field(default_factory=deque)
 
@@ -309,7 +310,7 @@ class PhoneSimulator:
             message.status = status
         if self._on_status is not None:
             self._on_status(message)
-        if not message.callback:
+        if not message.callback or self.faults.lose_statuses:
             return
         form = {
             "ChannelPrefix": "whatsapp", "ApiVersion": "2010-04-01", "MessageStatus": status,

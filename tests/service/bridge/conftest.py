@@ -280,13 +280,13 @@ class World:
         await self.phones.settled()
         return done
 
-    async def settle(self, turns_max: int = 400) -> None:
+    async def settle(self, turns_max: int = 400, step_s: float = 6.0) -> None:
         """Go on, and let time pass where nothing else happens, until all work is done."""
         for _ in range(turns_max):
             if await self.turn() == 0:
                 if await self.is_idle():
                     return
-                self.clock.advance(6.0)
+                self.clock.advance(step_s)
         raise AssertionError("the bridge does not come to rest")
 
     async def is_idle(self) -> bool:

@@ -20,12 +20,15 @@ async def until_killed(world: Any, killed: type[BaseException]) -> bool:
     return False
 
 
-async def journey(make_world: Any, bomb: Any, killed: Any, api: list[str]) -> int:
+async def journey(
+    make_world: Any, bomb: Any, killed: Any, api: list[str], deaf: bool = False
+) -> int:
     """One message and its two answers, with a kill; returns how many awaits there were."""
     async with make_world() as world:
         await world.bridge.close()
         world.relay.answer = two_answers
         world.phones.faults.api.extend(api)
+        world.phones.faults.lose_statuses = deaf
         world.bomb = bomb
         await world.phones.say("hello")
         if await until_killed(world, killed):
@@ -37,7 +40,7 @@ async def journey(make_world: Any, bomb: Any, killed: Any, api: list[str]) -> in
         shown = [message.body for message in world.phones.on_phone()]
         assert shown == ["re: hello", "and more"], at
         states = sorted(delivery.state for delivery in await world.deliveries())
-        assert states == ["read", "read"], at
+        assert states == (["sent", "sent"] if deaf else ["read", "read"]), at
         return int(bomb.count)
 
 
@@ -59,6 +62,19 @@ def test_killed_anywhere_it_delivers_once(
         assert awaits > 25, "the journey must be worth killing"
         for at in range(1, awaits + 1):
             await journey(make_world, bomb(at, after), killed, api)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("api", [[], ["hang"]], ids=["ok", "hang"])
+def test_killed_anywhere_it_delivers_once_even_when_no_status_ever_comes(
+    make_world: Any, bomb: Any, killed: Any, api: list[str], after: bool
+) -> None:
+    async def scenario() -> None:
+        awaits = await journey(make_world, bomb(), killed, api, deaf=True)
+        for at in range(1, awaits + 1):
+            await journey(make_world, bomb(at, after), killed, api, deaf=True)
 
     asyncio.run(scenario())
 

@@ -93,9 +93,26 @@ def test_a_provider_that_is_away_too_long_lets_the_delivery_end(make_world: Any)
     async def scenario() -> None:
         async with make_world() as world:
             world.api_down = True
-            delivery = await deliver(world)
-            assert delivery.state == "failed"
-            assert shown(world) == []
+            await world.phones.say("hello")
+            await world.settle(step_s=120.0)
+            (delivery,) = await world.deliveries()
+            assert (delivery.state, delivery.reason) == ("expired", "too_late")
+            assert (delivery.attempts, shown(world)) == (0, [])
+
+    asyncio.run(scenario())
+
+
+def test_a_provider_that_comes_back_after_an_hour_gets_the_delivery(make_world: Any) -> None:
+    async def scenario() -> None:
+        async with make_world() as world:
+            world.api_down = True
+            await world.phones.say("hello")
+            for _ in range(240):
+                await world.turn()
+                world.clock.advance(15.0)
+            world.api_down = False
+            await world.settle()
+            assert shown(world) == ["re: hello"]
 
     asyncio.run(scenario())
 
