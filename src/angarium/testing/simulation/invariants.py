@@ -165,7 +165,7 @@ def retries_keep_their_sequence(facts: Facts) -> Iterable[str]:
     for history in facts.histories:
         for conversation, key, sequence in history.acked:
             stored = at.get((conversation, key), sequence)
-            if stored != sequence:
+            if sequence and stored != sequence:  # 0: only the fact was told.
                 place = f"I4 {history.device}: key {short(key)}"
                 yield f"{place} was acknowledged as {sequence}, is stored as {stored}"
 

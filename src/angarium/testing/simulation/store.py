@@ -66,7 +66,8 @@ class FaultyPart:
     async def _call(self, do: Callable[[], Any], writes: bool) -> Any:
         illness, chance = self._illness, self._chance
         self._check_alive()
-        if chance.random() < illness.slow:
+        slow = chance.random() < illness.slow
+        if slow:
             self._figures.slow += 1
             await asyncio.sleep(chance.uniform(0.0, illness.slow_s))
             self._check_alive()
@@ -78,6 +79,8 @@ class FaultyPart:
             self._write_late(do, chance.uniform(0.2, illness.late_s))
             raise Unavailable("simulated: no answer in time", after_ms=50)
         answer = await do()
+        if slow:
+            await asyncio.sleep(chance.uniform(0.0, illness.slow_s) / 2)
         self._check_alive()
         if writes and chance.random() < illness.after:
             self._figures.after += 1
