@@ -39,11 +39,12 @@ _MINUTE_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Uploaded:
-    """What is stored of a device after an upload."""
+    """What is stored after an upload; `changed` when keys or signatures are new."""
 
     device: DeviceId
     one_time_keys: int
     signed: bool
+    changed: bool
 
 
 class Keys:
@@ -83,7 +84,7 @@ class Keys:
         await self._check_room(user, public.id, known, len(one_time))
         stored = await self._store_device(user, public, device_keys, known, kind)
         count = await self._store_prekeys(public.id, one_time, fallback)
-        return Uploaded(public.id, count, stored.signed)
+        return Uploaded(public.id, count, stored.signed, changed=stored != known)
 
     async def upload_identity(
         self,

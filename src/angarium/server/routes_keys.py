@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from angarium.errors import Forbidden
+from angarium.errors import AngariumError, Forbidden
 from angarium.keys.directory import KEY_ALGORITHM, Keys
 from angarium.limits import ONE_TIME_KEYS_STORED_MAX, USERS_PER_QUERY_MAX
 from angarium.model.device import DeviceKind
@@ -68,24 +68,25 @@ class KeyRoutes:
         return router
 
     async def upload(self, request: Request, body: KeysUpload) -> Json:
-        """Publish a device and its prekeys. A new device is a grant and is audited."""
+        """Publish a device and its prekeys; a new or changed device is audited."""
         user = caller(request).user
         if body.kind in ("gateway", "bridge") and self._roles.of(user) == "person":
             raise Forbidden("a person's device is of kind web or sdk")
-        upload = self._keys.upload(
-            user,
-            device_keys=body.device_keys,
-            one_time_keys=body.one_time_keys,
-            fallback_keys=body.fallback_keys,
-            kind=body.kind,
-            device=body.device,
-        )
-        if body.device_keys:
-            target = str(body.device_keys.get("device_id", ""))[:32]
-            async with self._audit.command(user, "device.publish", target):
-                uploaded = await upload
-        else:
-            uploaded = await upload
+        target = str((body.device_keys or {}).get("device_id", body.device))[:32]
+        try:
+            uploaded = await self._keys.upload(
+                user,
+                device_keys=body.device_keys,
+                one_time_keys=body.one_time_keys,
+                fallback_keys=body.fallback_keys,
+                kind=body.kind,
+                device=body.device,
+            )
+        except AngariumError as error:
+            await self._audit.record(user, "device.publish", target, error.code)
+            raise
+        if uploaded.changed:  # Topping up prekeys is no grant.
+            await self._audit.record(user, "device.publish", target, "done")
         return {
             "one_time_key_counts": {KEY_ALGORITHM: uploaded.one_time_keys},
             "signed": uploaded.signed,

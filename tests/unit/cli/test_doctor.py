@@ -1,0 +1,93 @@
+"""The doctor: each thing that may be wrong is told with what to do."""
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from angarium.cli import doctor
+from angarium.config import Settings
+from angarium.server.auth import SECRET_FILE, load_or_make_secret
+
+
+def settings(tmp_path: Path, **given: Any) -> Settings:
+    return Settings(**{"data": tmp_path / "data", "port": 0, "websocket_port": 0, **given})
+
+
+def found(tmp_path: Path, what: str, **given: Any) -> doctor.Finding:
+    for finding in doctor.examine(settings(tmp_path, **given)):
+        if finding.what == what:
+            return finding
+    raise AssertionError(f"nothing is said about {what}")
+
+
+def test_a_fresh_machine_is_well(tmp_path: Path) -> None:
+    findings = [*doctor.examine_machine(), *doctor.examine(settings(tmp_path))]
+
+    assert [finding.line() for finding in findings if finding.level == "fail"] == []
+    assert len(findings) >= 12
+
+
+@pytest.mark.parametrize(
+    ("what", "given", "level"),
+    [
+        ("agents", {"agents": "no.such.module"}, "fail"),
+        ("agents", {"agents": "missing.py"}, "fail"),
+        ("kms", {"kms_url": "aws-kms://region/alias"}, "fail"),
+        ("kms", {"environment": "production"}, "warn"),
+        ("token secret", {"token_secret": "short"}, "fail"),
+        ("token secret", {"environment": "production"}, "warn"),
+        ("twilio", {"twilio_account_sid": "AC1"}, "fail"),
+        ("public URL", {"public_base_url": "example.com"}, "fail"),
+        (
+            "public URL",
+            {"public_base_url": "http://example.com", "environment": "production"},
+            "fail",
+        ),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_wrong_settings_are_told_with_advice(
+    tmp_path: Path, what: str, given: dict[str, Any], level: str
+) -> None:
+    finding = found(tmp_path, what, **given)
+
+    assert finding.level == level
+    assert finding.advice
+    assert "short" not in finding.advice
+
+
+def test_an_agents_file_that_does_not_compile_is_told_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "agents.py"
+    path.write_text("x = 1\ndef broken(:\n")
+
+    assert "agents.py:2" in found(tmp_path, "agents", agents=str(path)).sentence
+
+
+def test_a_taken_port_is_told_unless_this_folders_node_holds_it(tmp_path: Path) -> None:
+    import json
+    import os
+
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        taken = found(tmp_path, "port", port=port)
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data" / "node.json").write_text(json.dumps({"pid": os.getpid()}))
+        own = found(tmp_path, "port", port=port)
+
+    assert (taken.level, "ANGARIUM_PORT" in taken.advice) == ("fail", True)
+    assert own.level == "ok"
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file, not a folder")
+
+    assert found(tmp_path, "data folder").level == "fail"
+
+
+def test_a_secret_others_can_read_is_told(tmp_path: Path) -> None:
+    load_or_make_secret(tmp_path / "data")
+    (tmp_path / "data" / SECRET_FILE).chmod(0o640)
+
+    assert "chmod 600" in found(tmp_path, "token secret").advice
