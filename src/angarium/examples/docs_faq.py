@@ -11,6 +11,9 @@ from angarium.examples.search import Match, Search, Section, split_sections
 
 SHARE_MIN = 0.5  # Below this share of the question's weight, the guide says it does not know.
 EXCERPT_CHARS_MAX = 700
+EXCERPT_CHARS_MIN = 250
+ENTRY_CHARS_MAX = 120  # A glossary entry is a whole answer, however short.
+PURPOSE = "**Why this page exists"  # Each page opens with it; it says nothing about the thing.
 SKIPPED = ("adr/", "style.md")  # Decisions and house rules answer no user's question.
 
 GREETING = re.compile(r"\s*(hi|hello|hey|hallo|good (morning|day|evening))\b[\s!.,]*", re.I)
@@ -44,14 +47,24 @@ async def answer(turn: Turn) -> AsyncIterator[str]:
         if matches:
             yield f" The nearest is “{matches[0].section.title}” ({matches[0].section.page})."
         return
-    for piece in compose(matches):
+    for piece in compose(documentation(), matches):
         yield piece
 
 
-def compose(matches: list[Match]) -> Iterator[str]:
-    """The best section's beginning, where it is from, and what else fits."""
+def compose(search: Search, matches: list[Match]) -> Iterator[str]:
+    """The best section's beginning, where it is from, and what else fits.
+
+    A section that is only an opening is followed by the next ones of its page.
+    """
     best = matches[0].section
-    yield excerpt(best.text)
+    said = excerpt(best.text)
+    if "\n" in best.text.strip() or len(said) > ENTRY_CHARS_MAX or not said:
+        for section in search.after(best):
+            if len(said) >= EXCERPT_CHARS_MIN:
+                break
+            more = excerpt(section.text)
+            said = "\n\n".join(part for part in (said, f"{section.title}. {more}") if part)
+    yield said
     yield f"\n\nFrom “{best.title}”, {best.page}."
     others = [m.section for m in matches[1:] if m.score > 0.7 * matches[0].score]
     if others:
@@ -61,21 +74,25 @@ def compose(matches: list[Match]) -> Iterator[str]:
 
 def excerpt(markdown: str) -> str:
     """Whole paragraphs of plain text, up to a bound; a cut one ends with dots."""
-    paragraphs = [_plain(block) for block in re.split(r"\n\s*\n", _without_code(markdown))]
-    paragraphs = [paragraph for paragraph in paragraphs if paragraph]
     said = ""
-    for paragraph in paragraphs:
+    for paragraph in filter(None, _paragraphs(markdown)):
         if said and len(said) + len(paragraph) > EXCERPT_CHARS_MAX:
             break
         said = f"{said}\n\n{paragraph}" if said else paragraph
     return said if len(said) <= EXCERPT_CHARS_MAX else said[:EXCERPT_CHARS_MAX] + " ..."
 
 
-def _without_code(markdown: str) -> str:
-    return re.sub(r"```[a-z]*\n(.*?)```", r"\1", markdown, flags=re.DOTALL)
+def _paragraphs(markdown: str) -> Iterator[str]:
+    for n, piece in enumerate(re.split(r"^```\w*\n|^```$", markdown, flags=re.MULTILINE)):
+        if n % 2:
+            yield piece.strip("\n")  # Code keeps its lines.
+        else:
+            yield from map(_plain, re.split(r"\n\s*\n", piece))
 
 
 def _plain(block: str) -> str:
+    if block.strip().startswith(PURPOSE):
+        return ""
     block = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", block)
     block = re.sub(r"\*\*|`", "", block)
     lines = [line.strip() for line in block.splitlines()]

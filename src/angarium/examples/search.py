@@ -3,10 +3,12 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 _WORD = re.compile(r"[a-z0-9]+")
+_ENTRY = re.compile(r"^\| ([A-Za-z][^|]*) \| ([^|]+) \|$")
 _HEADING = re.compile(r"^(#{1,4}) +(.+)$")
 _STOP = frozenset(
     re.findall(
@@ -41,7 +43,8 @@ class Match:
 
 
 def split_sections(page: str, markdown: str) -> list[Section]:
-    """Cut a page at its headings; code fences may hold lines that look like headings."""
+    """Cut a page at its headings (code fences may hold lines that look like headings); each row
+    of a table with two columns is a section of its own, as in a glossary."""
     sections: list[Section] = []
     title, lines, fenced = page, list[str](), False
 
@@ -53,11 +56,13 @@ def split_sections(page: str, markdown: str) -> list[Section]:
     for line in markdown.splitlines():
         fenced ^= line.startswith("```")
         heading = None if fenced else _HEADING.match(line)
-        if heading is None:
+        if entry := _ENTRY.match(line):
+            sections.append(Section(page, entry[1], entry[2]))
+        elif heading is None:
             lines.append(line)
-            continue
-        close()
-        title, lines = heading[2], []
+        else:
+            close()
+            title, lines = heading[2], []
     close()
     return sections
 
@@ -81,7 +86,9 @@ class Search:
     def __init__(self, sections: Iterable[Section]) -> None:
         self._sections = list(sections)
         self._counts = [
-            Counter(words(section.text) + words(section.title) * _TITLE_WEIGHT)
+            Counter(
+                words(section.text) + words(section.page) + words(section.title) * _TITLE_WEIGHT
+            )
             for section in self._sections
         ]
         lengths = [counts.total() for counts in self._counts]
@@ -100,6 +107,11 @@ class Search:
             key=lambda match: (-match.score, match.section.page, match.section.title),
         )
         return [match for match in ranked[:matches_max] if match.score > 0]
+
+    def after(self, section: Section) -> Iterator[Section]:
+        """The sections that follow on the same page, as a reader would go on."""
+        start = self._sections.index(section) + 1
+        return takewhile(lambda other: other.page == section.page, self._sections[start:])
 
     def _rarity(self, word: str) -> float:
         found = self._found_in[word]
