@@ -14,13 +14,8 @@ from typing import TypeVar
 
 from angarium.clock import Clock, SystemClock
 from angarium.errors import Misconfigured, NotFound, StoreUnwritable
-from angarium.storage.chunks import (
-    chunk_digest,
-    chunk_name,
-    stored_names,
-    sync_folder,
-    translate_os,
-)
+from angarium.storage.chunks import chunk_digest, chunk_name, stored_names
+from angarium.storage.files import make_folder, sync_folder, translate_os
 from angarium.storage.schema import check_version, upgrade, version_of
 from angarium.storage.sqlite.connection import FILE_NAME, connect, translate
 
@@ -179,7 +174,7 @@ def _copy_chunks(source: Path, target: Path) -> None:
         expected = _expected_chunks(copy)
         for name, (blob, _) in expected.items():
             place = target / BLOB_FOLDER / name
-            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(place.parent)
             try:
                 shutil.copyfile(source / BLOB_FOLDER / name, place)
             except FileNotFoundError:

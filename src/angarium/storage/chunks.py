@@ -5,15 +5,14 @@ uploads of one chunk never overwrite each other, and damage is found without ano
 """
 
 import asyncio
-import errno
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from angarium.errors import AngariumError, DiskFull, NotFound, StoreUnwritable
+from angarium.errors import NotFound
+from angarium.storage.files import translate_os, write_durably
 
 T = TypeVar("T")
 _FILE_THREADS = 2
@@ -101,39 +100,6 @@ class ChunkFolder:
             raise
         except OSError as error:
             raise translate_os(error) from None
-
-
-def translate_os(error: OSError) -> AngariumError:
-    """The product's error for one of the file system's."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFull("the disk of the store is full; free space and go on")
-    return StoreUnwritable(f"a file of the store cannot be used: {error.strerror}")
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Write a file that is there whole or not at all, whatever happens meanwhile."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames inside `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def stored_names(folder: Path) -> Iterator[str]:

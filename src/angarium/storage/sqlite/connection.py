@@ -7,6 +7,7 @@ from pathlib import Path
 
 from angarium.errors import AngariumError, DiskFull, StoreUnwritable, Unavailable
 from angarium.limits import STORE_BUSY_MS, STORE_OPEN_ATTEMPTS
+from angarium.storage.files import make_folder, sync_folder
 
 FILE_NAME = "angarium.db"
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_INTERRUPT})
@@ -44,8 +45,11 @@ def connect(folder: Path, *, autocheckpoint_pages: int = 0) -> sqlite3.Connectio
     """
     path = folder / FILE_NAME
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(folder)
+        fresh = not path.exists()
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        if fresh:
+            sync_folder(folder)
     except OSError as error:
         raise StoreUnwritable(
             f"cannot write {path}: {error.strerror}; choose another data folder"
