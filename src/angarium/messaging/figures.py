@@ -27,6 +27,12 @@ class Figures:
         self.commit_sizes = [0] * (len(COMMIT_BUCKETS) + 1)  # By COMMIT_BUCKETS; last: above.
         self.commit_s_total = 0.0
 
+    def numbers(self) -> dict[str, int | float]:
+        """Every plain number by name, for the metrics page."""
+        return {
+            name: value for name, value in vars(self).items() if isinstance(value, int | float)
+        }
+
     def count_commit(self, messages: int, took_s: float) -> None:
         """One commit of the append queue."""
         self.commits += 1

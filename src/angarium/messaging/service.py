@@ -14,7 +14,7 @@ from angarium.bus.contract import (
     Left,
 )
 from angarium.clock import Clock
-from angarium.errors import AngariumError, Forbidden, Replaced
+from angarium.errors import AngariumError, Forbidden, Replaced, Unavailable
 from angarium.ids import ConversationId, UserId
 from angarium.limits import (
     DRAIN_CONNECTIONS_PER_S,
@@ -205,7 +205,10 @@ class Messaging:
         elif isinstance(effect, Relay):
             self._events.relay(connection, effect.frame)
         elif isinstance(effect, Greet):
-            self._greeter.admit(connection)
+            if self.is_ready:
+                self._greeter.admit(connection)
+            else:
+                self._hub.refuse(connection, Unavailable("this node goes away", 1000))
 
     def _welcomed(self, connection: Connection) -> None:
         for other in list(self._hub.of_user(connection.user)):
@@ -214,7 +217,7 @@ class Messaging:
                 self._hub.refuse(other, Replaced("a newer connection of this device took over"))
         self._events.came(connection)
         if not self.is_ready:
-            # It came while the node drains: let it go on at once.
+            # Its hello came just before the drain began.
             self._hub.perform(connection, connection.machine.go_away(0.0, DRAIN_GRACE_S))
 
     def _gone(self, connection: Connection) -> None:

@@ -101,9 +101,9 @@ class Socket(picows.WSListener):
 class WebSocketServer:
     """Keeps the contract `messaging.engine.Engine`. One write per connection and flush.
 
-    `start` raises PortInUse or Misconfigured. A message over FRAME_BYTES_MAX ends the connection
-    with 4413; one over four times that is not even received: 1009. TLS is usually ended in
-    front of the node; with `tls` it is ended here.
+    `start` raises PortInUse or Misconfigured. A message over FRAME_BYTES_MAX is answered with
+    4413; one over four times that is not even received: 1009. TLS is usually ended in front of
+    the node; with `tls` it is ended here.
     """
 
     def __init__(
