@@ -211,6 +211,15 @@ class DeviceEndpoint:
     def mark_delivered(self, conversation: ConversationId, sequence: int) -> None:
         self._act(self._desk.machine.ephemeral(Evt(conversation, "delivered", s=sequence)))
 
+    async def refresh_keys(self, users: Sequence[UserId]) -> None:
+        """Fetch device lists now. Raises IdentityChanged and what the API raises."""
+        await self._desk.keyring.refresh(users)
+        await self._persist()
+
+    async def persist(self) -> None:
+        """Make what the engine changed durable."""
+        await self._persist()
+
     # --- carrying out effects ---------------------------------------------------------------
 
     def _act(self, effects: Sequence[Effect]) -> None:
