@@ -34,12 +34,17 @@ class Settings(BaseSettings):
     data: Path = Field(Path(".angarium"), description="Folder of the embedded store and keys.")
     domain: str = Field("angarium", description="Domain part of user ids made by this system.")
     host: str = Field("127.0.0.1", description="Address to listen on.")
-    port: int = Field(8400, ge=0, le=65535, description="Port of the HTTP API. 0: any free one.")
+    port: int = Field(
+        8400, ge=0, le=65535, description="Port of the HTTP API. 0: any free one."
+    )
     websocket_port: int = Field(
         8401, ge=0, le=65535, description="Port of the WebSocket endpoint. 0: any free one."
     )
     public_base_url: str = Field(
         "", description="URL the outside world calls us by; webhook signatures are over it."
+    )
+    relay_url: str = Field(
+        "", description="HTTP URL of the relay, where messaging runs in another process."
     )
     public_websocket_url: str = Field("", description="WebSocket URL told to clients.")
     token_secret: SecretStr = Field(
@@ -50,6 +55,11 @@ class Settings(BaseSettings):
         "angarium.examples", description="Module or file whose agents the gateway runs."
     )
     default_agent: str = Field("", description="Agent for new conversations; empty: the first.")
+    drain_grace_s: float = Field(
+        5.0, ge=0, le=600,
+        description="How long clients may take to move to another node before a stop; "
+        "behind a load balancer 45 or more, and the orchestrator's grace above it.",
+    )  # fmt: skip
     rate_per_minute: int = Field(
         RATE_PER_MINUTE, ge=1, description="Messages a minute per principal and per phone."
     )
@@ -63,11 +73,13 @@ class Settings(BaseSettings):
         SecretStr(""), description="Previous token, accepted while rotating."
     )
     twilio_sender: str = Field("", description="Our WhatsApp number: whatsapp:+1415...")
-    twilio_api_base: str = Field(
-        "https://api.twilio.com", description="Twilio's REST API, or the phone simulator's."
-    )
+    twilio_api_base: str = Field("https://api.twilio.com", description="Twilio's REST API.")
+    phone_port: int = Field(
+        8402, ge=1, le=65535,
+        description="Where the phone simulator serves its API while no Twilio account is set.",
+    )  # fmt: skip
 
-    @field_validator("public_base_url", "public_websocket_url", "twilio_api_base")
+    @field_validator("public_base_url", "relay_url", "public_websocket_url", "twilio_api_base")
     @classmethod
     def without_slash(cls, value: str) -> str:
         return value.rstrip("/")

@@ -24,10 +24,9 @@ def serve(
 ) -> None:
     """Run the services of a node until SIGTERM or Ctrl-C; then drain and exit."""
     wanted = chosen_services(services or ["all"])
-    from angarium import node
+    from angarium.cli.serve import serve as run
 
-    options: dict[str, Any] = {"self_check": True} if self_check else {}
-    raise typer.Exit(asyncio.run(node.serve(load_settings(), wanted, **options)))
+    raise typer.Exit(run(load_settings(), wanted, self_check=self_check))
 
 
 def chosen_services(names: list[str]) -> set[str]:

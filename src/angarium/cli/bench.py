@@ -1,4 +1,4 @@
-"""`angarium bench NAME`: one JSON object with `--json`; without it a progress bar and a table."""
+"""`angarium bench NAME`: one JSON object with `--json`, else a bar and a table."""
 
 import asyncio
 import json

@@ -97,3 +97,9 @@ def bind(host: str, port: int) -> socket.socket:
             raise PortInUse(sentence) from None
         raise Misconfigured(f"cannot listen on {host}:{port}: {error.strerror}") from None
     return listener
+
+
+def free_port(host: str) -> int:
+    """A port that was free just now. Raises PortInUse, Misconfigured."""
+    with bind(host, 0) as listener:
+        return int(listener.getsockname()[1])

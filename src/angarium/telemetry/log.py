@@ -122,7 +122,7 @@ def configure_logging(
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         library = logging.getLogger(name)
         library.handlers[:], library.propagate = [], True
-    for name in ("httpx2", "httpcore2", "asyncio", "uvicorn.access"):
+    for name in ("httpx2", "httpcore2", "asyncio", "picows", "uvicorn", "uvicorn.error"):
         # These write addresses and paths at `info`, which may name people.
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
 

@@ -34,11 +34,15 @@ class ServedNode:
         self._log = folder.parent / f"{folder.name}.log"
 
     async def start(self, ready_wait_s: float = READY_WAIT_S) -> None:
-        """Start and wait until the node says it is ready. Raises Unavailable with its last lines."""
+        """Start and wait until the node says it is ready. Raises Unavailable."""
         announcement = self.folder / "node.json"
         announcement.unlink(missing_ok=True)
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("ANGARIUM_")}
-        environment |= {f"ANGARIUM_{key.upper()}": value for key, value in self.settings.items()}
+        environment = {
+            key: value for key, value in os.environ.items() if not key.startswith("ANGARIUM_")
+        }
+        environment |= {
+            f"ANGARIUM_{key.upper()}": value for key, value in self.settings.items()
+        }
         environment["ANGARIUM_DATA"] = str(self.folder)
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
@@ -47,7 +51,10 @@ class ServedNode:
             )  # fmt: skip
         deadline = asyncio.get_running_loop().time() + ready_wait_s
         while not announcement.exists():
-            if self._process.returncode is not None or deadline < asyncio.get_running_loop().time():
+            if (
+                self._process.returncode is not None
+                or deadline < asyncio.get_running_loop().time()
+            ):
                 await self.kill()
                 raise Unavailable(f"the node did not become ready: {self.log_text()[-2000:]}")
             await asyncio.sleep(0.02)

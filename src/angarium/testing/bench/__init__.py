@@ -53,7 +53,8 @@ def machine() -> str:
             cpu = line.partition(":")[2].strip()
             break
     cores = _read("/proc/cpuinfo").count("processor\t") or 1
-    return f"{cpu}, {cores} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}"
+    system = f"{platform.system()} {platform.release()}"
+    return f"{cpu}, {cores} cores, {system}, Python {platform.python_version()}"
 
 
 def percentile(values: list[float], share: float) -> float:

@@ -1,0 +1,87 @@
+"""`angarium serve`: start the node, say where it is, run until told to stop, drain, exit."""
+
+import asyncio
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import uvloop
+
+from angarium.config import Settings
+from angarium.errors import AngariumError
+from angarium.node import Node
+from angarium.server.runtime import tune_gc
+from angarium.telemetry.log import configure_logging, get_logger
+
+ANNOUNCEMENT = "node.json"
+log = get_logger("angarium.node")
+
+
+def serve(settings: Settings, services: set[str], *, self_check: bool = False) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit code. Raises Misconfigured."""
+    # For people the transcript is the output; a log line a second would bury it.
+    level = "warning" if self_check and settings.log_level == "info" else settings.log_level
+    configure_logging(level, settings.log_format)
+    return uvloop.run(_serve(settings, services, self_check))
+
+
+async def _serve(settings: Settings, services: set[str], self_check: bool) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    started_s = time.monotonic()
+    node = Node(settings, services)
+    await node.start()
+    tune_gc()
+    announcement = announce(settings.data, node)
+    log.info("node.started", services=sorted(services), after_s=time.monotonic() - started_s)
+    try:
+        if self_check:
+            from angarium.cli.selfcheck import show
+
+            if not await show(node, ready_s=time.monotonic() - started_s):
+                return 1
+        return await _until(stop, node)
+    finally:
+        announcement.unlink(missing_ok=True)
+        await node.drain()
+        await node.stop()
+        log.info("node.stopped")
+
+
+async def _until(stop: asyncio.Event, node: Node) -> int:
+    stopping = asyncio.create_task(stop.wait())
+    failing = asyncio.create_task(node.failed())
+    try:
+        await asyncio.wait({stopping, failing}, return_when=asyncio.FIRST_COMPLETED)
+        if failing.done():
+            failing.result()
+    except AngariumError as error:
+        log.error("node.failed", code=error.code, why=str(error))
+        return 1
+    finally:
+        stopping.cancel()
+        failing.cancel()
+        await asyncio.gather(stopping, failing, return_exceptions=True)
+    return 0
+
+
+def announce(folder: Path, node: Node) -> Path:
+    """Write where the node is, for commands on this machine; whole or not at all."""
+    path = folder / ANNOUNCEMENT
+    aside = path.with_suffix(f".{os.getpid()}")
+    where = {"http_url": node.http_url, "websocket_url": node.websocket_url, "pid": os.getpid()}
+    aside.write_text(json.dumps(where))
+    aside.replace(path)
+    return path
+
+
+def node_url(folder: Path, default: str = "http://127.0.0.1:8400") -> str:
+    """The HTTP URL of the node that serves this data folder, if one does."""
+    try:
+        return str(json.loads((folder / ANNOUNCEMENT).read_text())["http_url"])
+    except (OSError, ValueError, KeyError):
+        return default

@@ -1,0 +1,369 @@
+"""Assembly: settings in, a running node out. The only file that names adapters.
+
+`start` brings parts up from the ground; `drain` moves connections away; `stop` takes the parts
+down in the opposite order. Each part may use those that came up before it.
+"""
+
+import asyncio
+import hashlib
+import secrets
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from functools import partial
+from importlib.metadata import version
+
+import httpx2
+from fastapi import APIRouter
+
+from angarium.agents.gateway import Gateway
+from angarium.agents.registry import load_registry
+from angarium.bridge.bridge import Bridge
+from angarium.bridge.contacts import Contacts
+from angarium.bridge.policy import Policy
+from angarium.bus.local import LocalBus
+from angarium.channels.twilio import Twilio
+from angarium.channels.twilio_account import development_twilio
+from angarium.clock import SystemClock
+from angarium.config import Settings
+from angarium.errors import Misconfigured, Unavailable
+from angarium.ids import DeviceId, UserId, check_user_id
+from angarium.keys.directory import Keys
+from angarium.kms.local import open_kms
+from angarium.kms.sealer import DataKeySealer, open_sealer
+from angarium.messaging.service import Messaging
+from angarium.sdk.api import HttpApi
+from angarium.sdk.contract import Endpoint, Sink
+from angarium.sdk.stored import StoredEndpoint, own_device
+from angarium.sdk.transport import PicowsConnector
+from angarium.server.api import ApiParts, WellKnown, api_routers, make_app
+from angarium.server.audit import AuditTrail
+from angarium.server.auth import Tokens, load_or_make_secret
+from angarium.server.health import Health
+from angarium.server.http import HttpServer, free_port
+from angarium.server.limiter import Limiter
+from angarium.server.roles import Roles
+from angarium.server.webhooks import webhook_router
+from angarium.server.websocket import WebSocketServer
+from angarium.storage.contract import Fence, PutRecord
+from angarium.storage.sqlite.store import SqliteStore, open_sqlite
+from angarium.telemetry.log import get_logger
+from angarium.telemetry.metrics import Metrics
+
+SERVICE_TOKEN_TTL_S = 3600.0
+RETRY_GATEWAY_S = 1.0
+log = get_logger("angarium.node")
+
+
+class Node:
+    """One process of the product, with the services named: messaging, gateway, bridge."""
+
+    def __init__(self, settings: Settings, services: set[str]) -> None:
+        self.settings, self.services = settings, services
+        self.clock = SystemClock()
+        self.metrics = Metrics()
+        self.gateway_user = check_user_id(f"@gateway:{settings.domain}")
+        self.owner = secrets.token_hex(8)
+        self.http_url = self.websocket_url = ""
+        self.health = Health({})
+        self.messaging: Messaging | None = None
+        self.gateway: Gateway | None = None
+        self.bridge: Bridge | None = None
+        self._parts = AsyncExitStack()
+        self._work: set[asyncio.Task[None]] = set()
+
+    # --- life ---------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Bring every part up. Raises Misconfigured and its kinds; nothing stays open then."""
+        try:
+            await self._start_ground()
+            routers = []
+            if "messaging" in self.services:
+                routers += await self._start_messaging()
+            if "bridge" in self.services:
+                routers.append(await self._make_bridge())
+            await self._start_http(routers)
+            if "gateway" in self.services:
+                self._own(self._run_gateway(await self._make_gateway()), "gateway")
+            if self.bridge is not None:
+                self._own(self.bridge.run(), "bridge")
+            await self._wait_ready()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def drain(self) -> None:
+        """Not ready; running turns finish; connections move away."""
+        self.health.drain()
+        await self._end_work()  # Our own devices first: this node is where they would go.
+        if self.messaging is not None:
+            await self.messaging.drain(self.settings.drain_grace_s)
+
+    async def stop(self) -> None:
+        """Take the parts down, the last one first."""
+        await self._end_work()
+        await self._parts.aclose()
+
+    async def _end_work(self) -> None:
+        for task in self._work:
+            task.cancel()
+        await asyncio.gather(*self._work, return_exceptions=True)
+
+    # --- ground -------------------------------------------------------------------------------
+
+    async def _start_ground(self) -> None:
+        settings = self.settings
+        self.sqlite: SqliteStore = await open_sqlite(settings.data, self.clock)
+        self._parts.push_async_callback(self.sqlite.close)
+        self.store = self.sqlite.store
+        self.kms = open_kms(settings.kms_url, settings.data)
+        secret = settings.token_secret.get_secret_value().encode()
+        self.secret = secret or load_or_make_secret(settings.data)
+        self.tokens = Tokens(self.secret, self.clock)
+        self.bus = LocalBus()
+        self.limiter = Limiter(
+            settings.rate_per_minute,
+            self.clock,
+            refused=self.metrics.counter("rate_limited_total", "Requests refused.").add,
+        )
+        self._checks: dict[str, Callable[[], Awaitable[None]]] = {"store": self.sqlite.check}
+        self._gauges("store", "Of the embedded store.", self.sqlite.figures)
+
+    def _gauges(self, part: str, about: str, read: Callable[[], dict[str, int]]) -> None:
+        for name in read():
+            self.metrics.gauge(f"{part}_{name}", about, partial(_one, read, name))
+
+    async def _sealer(self, scope: str) -> DataKeySealer:
+        """The sealer of a service; its wrapped data key lies in the vault."""
+        found = [r for r in await self.store.vault.read("data-keys", scope) if r.key == scope]
+        wrapped = found[0].blob if found else None
+        sealer, wrapped_now = await open_sealer(self.kms, "angarium", scope, wrapped)
+        if wrapped_now != wrapped:
+            put = PutRecord("data-keys", scope, wrapped_now, found[0].rev if found else 0)
+            await self.store.vault.write([put])
+        return sealer
+
+    # --- messaging ----------------------------------------------------------------------------
+
+    async def _start_messaging(self) -> list[APIRouter]:
+        settings, store = self.settings, self.store
+        websocket = WebSocketServer(host=settings.host, port=settings.websocket_port)
+        self.messaging = Messaging(
+            engine=websocket,
+            log=store.log,
+            conversations=store.conversations,
+            receipts=store.receipts,
+            directory=store.directory,
+            bus=self.bus,
+            clock=self.clock,
+            authenticate=self._authenticate,
+            limiter=self._limit,
+            node_id=self.owner[:8],
+        )
+        await self.messaging.start()
+        self._parts.push_async_callback(self.messaging.stop)
+        await websocket.start()
+        self._parts.push_async_callback(websocket.stop)
+        self.websocket_url = settings.public_websocket_url or (
+            f"ws://{settings.host}:{websocket.port}/ws"
+        )
+        roles = Roles(self.gateway_user)
+        parts = ApiParts(
+            store=store,
+            keys=Keys(directory=store.directory, bus=self.bus, clock=self.clock),
+            bus=self.bus,
+            clock=self.clock,
+            tokens=self.tokens,
+            audit=AuditTrail(audit=store.audit, clock=self.clock, secret=self.secret),
+            roles=roles,
+            limiter=self.limiter,
+            well_known=WellKnown(self.websocket_url, self.gateway_user, version("angarium")),
+        )
+        return api_routers(parts)
+
+    def _authenticate(self, token: str, device: DeviceId) -> UserId:
+        return self.tokens.verify(token).user
+
+    def _limit(self, user: UserId) -> float:
+        """The product's own devices are limited where their messages come in."""
+        own = user == self.gateway_user or user.startswith("@wa_")
+        return 0.0 if own else self.limiter.check(user)
+
+    # --- doors --------------------------------------------------------------------------------
+
+    async def _start_http(self, routers: list[APIRouter]) -> None:
+        settings = self.settings
+        self.health = Health(self._checks)
+        app = make_app(
+            version=version("angarium"),
+            health=self.health,
+            metrics=self.metrics,
+            routers=routers,
+            https=settings.public_base_url.startswith("https"),
+        )
+        server = HttpServer(app, settings.host, self._http_port())
+        await server.start()
+        self._parts.push_async_callback(server.stop)
+
+    def _http_port(self) -> int:
+        if not self.http_url:
+            port = self.settings.port or free_port(self.settings.host)
+            self.http_url = f"http://{self.settings.host}:{port}"
+        return int(self.http_url.rpartition(":")[2])
+
+    # --- devices of our own -------------------------------------------------------------------
+
+    def _endpoint(
+        self, user: UserId, kind: str, sealer: DataKeySealer, sink: Sink, fence: Fence | None
+    ) -> Endpoint:
+        async def token(fresh: bool) -> str:
+            return self.tokens.mint(user, SERVICE_TOKEN_TTL_S, ("user", "service"))
+
+        return StoredEndpoint(
+            user=user,
+            kind="gateway" if kind == "gateway" else "bridge",
+            vault=self.store.vault,
+            sealer=sealer,
+            api=HttpApi(self.settings.relay_url or self.http_url, token),
+            connector=PicowsConnector(self.websocket_url),
+            token=token,
+            clock=self.clock,
+            sink=sink,
+            fence=fence,
+        )
+
+    # --- gateway ------------------------------------------------------------------------------
+
+    async def _make_gateway(self) -> Gateway:
+        settings, store = self.settings, self.store
+        registry = load_registry(settings.agents, settings.default_agent)
+        sealer = await self._sealer("gateway")
+
+        async def make_endpoint(sink: Sink, fence: Fence) -> Endpoint:
+            return self._endpoint(self.gateway_user, "gateway", sealer, sink, fence)
+
+        self.gateway = gateway = Gateway(
+            make_endpoint=make_endpoint,
+            device=await own_device(store.vault, self.gateway_user),
+            owner=self.owner,
+            vault=store.vault,
+            turns=store.turns,
+            leases=store.leases,
+            sealer=sealer,
+            registry=registry,
+            clock=self.clock,
+        )
+        self._gauges("gateway", "Of the gateway.", gateway.figures)
+        self._checks["gateway"] = self._check_gateway
+        return gateway
+
+    async def _run_gateway(self, gateway: Gateway) -> None:
+        """Keep the gateway open: again after the store was away or the lease was lost."""
+        self.gateway_open = False
+        try:
+            while True:
+                try:
+                    await gateway.open()
+                    self.gateway_open = True
+                    await gateway.wait_lost()
+                except Unavailable as error:
+                    log.warning("gateway.delayed", code=error.code)
+                self.gateway_open = False
+                await gateway.close()
+                await asyncio.sleep(RETRY_GATEWAY_S)
+        finally:
+            await gateway.close(grace_s=5.0)
+
+    async def _check_gateway(self) -> None:
+        if not self.gateway_open:
+            raise Unavailable("the agents' device is not connected yet")
+
+    # --- bridge -------------------------------------------------------------------------------
+
+    async def _make_bridge(self) -> APIRouter:
+        settings, store = self.settings, self.store
+        account, tokens, _number = self._twilio_account()
+        self._http_port()  # The status callback's URL holds it.
+        public = settings.public_base_url or self.http_url
+        http = httpx2.AsyncClient(trust_env=False)
+        self._parts.push_async_callback(http.aclose)
+        channel = Twilio(
+            account_sid=account,
+            auth_tokens=tokens,
+            status_url=f"{public}/webhooks/twilio/status",
+            http=http,
+            api_base=self._twilio_base(),
+        )
+        sealer = await self._sealer("bridge")
+        counts = self.metrics.labelled("bridge_total", "What the bridge did.", "what")
+        bridge = self.bridge = Bridge(
+            channel=channel,
+            webhooks=store.webhooks,
+            outbox=store.outbox,
+            vault=store.vault,
+            leases=store.leases,
+            make_endpoint=lambda user, sink: self._endpoint(
+                user, "bridge", sealer, sink, bridge.fence
+            ),
+            sealer=sealer,
+            contacts=Contacts(
+                channel=channel.name,
+                vault=store.vault,
+                sealer=sealer,
+                key=hashlib.sha256(b"angarium contacts\x00" + self.secret).digest(),
+                domain=settings.domain,
+            ),
+            policy=Policy(),
+            clock=self.clock,
+            gateway_user=self.gateway_user,
+            owner=self.owner,
+            count=counts.add,
+            rate_per_minute=settings.rate_per_minute,
+        )
+        return webhook_router(
+            channel=channel,
+            inbox=store.webhooks,
+            seal=sealer,
+            clock=self.clock,
+            public_base_url=public,
+            wake=bridge.wake,
+        )
+
+    def _twilio_account(self) -> tuple[str, tuple[str, ...], str]:
+        settings = self.settings
+        if settings.twilio_account_sid:
+            tokens = (settings.twilio_auth_token, settings.twilio_auth_token_old)
+            given = tuple(token.get_secret_value() for token in tokens)
+            return settings.twilio_account_sid, given, settings.twilio_sender
+        if settings.environment == "production":
+            raise Misconfigured("set twilio_account_sid, or serve without the bridge")
+        account, token, number = development_twilio(settings.data)
+        return account, (token,), number
+
+    def _twilio_base(self) -> str:
+        """Without an account, the phone simulator's API on this machine."""
+        if self.settings.twilio_account_sid:
+            return self.settings.twilio_api_base
+        return f"http://127.0.0.1:{self.settings.phone_port}"
+
+    # --- tasks --------------------------------------------------------------------------------
+
+    def _own(self, work: Awaitable[None], name: str) -> None:
+        self._work.add(asyncio.ensure_future(work))
+
+    async def failed(self) -> None:
+        """Return when a task of the node ended, which none does by itself. Raises its error."""
+        done, _ = await asyncio.wait(self._work, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+
+    async def _wait_ready(self) -> None:
+        while await self.health.failures():
+            for task in self._work:
+                if task.done():
+                    task.result()
+            await asyncio.sleep(0.01)
+
+
+def _one(read: Callable[[], dict[str, int]], name: str) -> float:
+    return read()[name]
