@@ -107,6 +107,12 @@ class Connections:
         self._lines.move_to_end(contact)
         return line
 
+    async def lost(self, contact: UserId) -> None:
+        """The contact's device failed: close it; it is opened anew when next needed."""
+        line = self._lines.pop(contact, None)
+        if line is not None:
+            await line.endpoint.close()
+
     async def reopen(self) -> None:
         """After a start: open what was open, so that answers written meanwhile arrive. What
         cannot be opened now is opened when its contact writes."""

@@ -205,9 +205,12 @@ class InboundWorker:
         body = Body(
             text=shown_text(event), name=contact.card.name, via=self._channel.name,
         )  # fmt: skip
-        await line.endpoint.submit(
-            line.conversation, body, inbound_key(self._channel.name, event.id)
-        )
+        key = inbound_key(self._channel.name, event.id)
+        try:
+            await line.endpoint.submit(line.conversation, body, key)
+        except AngariumError:
+            await self._connections.lost(contact.user)
+            raise
         return "submitted"
 
     async def _notice(self, event: Inbound, contact: Contact, kind: str, text: str) -> str:

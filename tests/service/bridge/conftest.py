@@ -20,7 +20,7 @@ from angarium.bridge.policy import Policy
 from angarium.channels.twilio import Twilio
 from angarium.clock import ManualClock
 from angarium.e2ee.body import Body
-from angarium.errors import SealBroken
+from angarium.errors import SealBroken, Unavailable
 from angarium.ids import ConversationId, DeviceId, MessageKey, UserId
 from angarium.sdk.contract import Delivered, Received, Sink
 from angarium.server.webhooks import webhook_router
@@ -108,6 +108,7 @@ class Relay:
             Body(text="re: " + body.text)
         ]
         self.refuse: BaseException | None = None
+        self.broken: dict[UserId, bool] = {}
 
     def add(self, conversation: ConversationId, sender: UserId, key: str, body: Body) -> None:
         log = self.logs.setdefault(conversation, [])
@@ -145,6 +146,7 @@ class RelayEndpoint:
     def __init__(self, user: UserId, sink: Sink, relay: Relay, vault: Any) -> None:
         self.user, self.device = user, DeviceId("DEV" + user[4:14].upper())
         self.sink, self._relay, self._vault = sink, relay, vault
+        self.ended = False
 
     async def open(self) -> None:
         if self._relay.refuse is not None:
@@ -162,6 +164,10 @@ class RelayEndpoint:
         also: Sequence[Write] = (),
     ) -> MessageKey:  # fmt: skip
         assert key is not None
+        if self._relay.broken.pop(self.user, None):
+            self.ended = True
+        if self.ended:
+            raise Unavailable("this device has ended")
         self._relay.add(conversation, self.user, key, body)
         return key
 

@@ -204,6 +204,20 @@ def test_a_relay_that_is_away_loses_nothing_and_does_not_reorder(make_world: Any
     asyncio.run(scenario())
 
 
+def test_a_device_that_has_ended_is_opened_anew(make_world: Any) -> None:
+    async def scenario() -> None:
+        async with make_world() as world:
+            await world.phones.say("one")
+            await world.settle()
+            (contact,) = world.relay.open
+            world.relay.broken[contact] = True
+            await world.phones.say("two")
+            await world.settle()
+            assert bodies(world) == ["re: one", "re: two"]
+
+    asyncio.run(scenario())
+
+
 def test_a_webhook_that_never_can_be_carried_ends_as_a_dead_letter(make_world: Any) -> None:
     async def scenario() -> None:
         async with make_world() as world:
