@@ -17,7 +17,8 @@ FLOORS = """
     agents bridge
     server
     node
-    cli testing examples
+    testing examples
+    cli
     __main__
 """  # Ground first. A line may import only from lines above it.
 FLOOR = {part: n for n, line in enumerate(FLOORS.split("\n")) for part in line.split()}
