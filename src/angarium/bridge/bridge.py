@@ -92,11 +92,6 @@ class Bridge:
         """Proof of the lease, for the writes of contacts' devices. Raises Fenced."""
         return self._held()
 
-    @property
-    def fence(self) -> Fence | None:
-        """The held lease, for contacts' devices to write under."""
-        return self._fence
-
     def wake(self) -> None:
         """A webhook was stored: look now."""
         self._look_in.set()
