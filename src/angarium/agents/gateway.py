@@ -116,8 +116,13 @@ class Gateway:
         """
         await self._lanes.close(grace_s)
         endpoint, self._endpoint = self._endpoint, None
-        if endpoint is not None:
-            await endpoint.close()
+        try:
+            if endpoint is not None:
+                await endpoint.close()
+        finally:
+            await self._leave_lease()
+
+    async def _leave_lease(self) -> None:
         renewal, self._renewal = self._renewal, None
         if renewal is not None:
             renewal.cancel()

@@ -10,7 +10,7 @@ from angarium.agents.ledger import Question
 from angarium.agents.memory import Route
 from angarium.agents.records import Desk, OpenTurn
 from angarium.e2ee.body import Body
-from angarium.errors import Fenced, Refused, Untrusted
+from angarium.errors import Forbidden, NotFound, NotMember, TooLarge, Untrusted
 from angarium.ids import reply_key
 from angarium.limits import REPLY_BYTES_MAX
 from angarium.storage.contract import TURN_FINAL, PutTurn, Turn, TurnState, Write
@@ -78,15 +78,15 @@ class Replies:
         turn.record, turn.notes.route = waiting, route
 
     async def apologise(self, turn: OpenTurn, trouble: Trouble) -> None:
-        """The turn has failed; say so. Where nothing can be said it fails in silence."""
+        """The turn has failed; say so. Where nothing can be said in this conversation it fails
+        in silence; where the device itself cannot speak, that is raised and the turn is open.
+        """
         agent = turn.record.agent
         try:
             await self.finish(
                 turn, trouble.sentence, agent=agent, state="failed", reason=trouble.code
             )
-        except Fenced:
-            raise
-        except (Refused, Untrusted) as error:
+        except (Forbidden, NotFound, NotMember, TooLarge, Untrusted) as error:
             reason = f"{trouble.code}, then {error.code}"
             await self.drop(turn.record, "failed", reason)
 

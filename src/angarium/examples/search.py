@@ -86,9 +86,7 @@ class Search:
     def __init__(self, sections: Iterable[Section]) -> None:
         self._sections = list(sections)
         self._counts = [
-            Counter(
-                words(section.text) + words(section.page) + words(section.title) * _TITLE_WEIGHT
-            )
+            Counter(words(section.text) + words(section.title) * _TITLE_WEIGHT)
             for section in self._sections
         ]
         lengths = [counts.total() for counts in self._counts]
@@ -98,7 +96,7 @@ class Search:
     def best(self, question: str, matches_max: int = 3) -> list[Match]:
         """The best sections, best first; nothing when no word of the question is known."""
         asked = set(words(question))
-        whole = sum(self._rarity(word) for word in asked)
+        whole = self._weight(asked)
         ranked = sorted(
             (
                 self._match(section, counts, asked, whole)
@@ -112,6 +110,9 @@ class Search:
         """The sections that follow on the same page, as a reader would go on."""
         start = self._sections.index(section) + 1
         return takewhile(lambda other: other.page == section.page, self._sections[start:])
+
+    def _weight(self, some: Iterable[str]) -> float:
+        return sum(self._rarity(word) for word in some)
 
     def _rarity(self, word: str) -> float:
         found = self._found_in[word]
@@ -127,5 +128,9 @@ class Search:
             self._rarity(word) * counts[word] * (_SATURATION + 1) / (counts[word] + damping)
             for word in shared
         )
-        carried = sum(self._rarity(word) for word in shared)
-        return Match(section, score, carried / whole if whole else 0.0)
+        titled = set(words(section.title)) & asked
+        share = self._weight(shared) / whole if whole else 0.0
+        title_share = self._weight(titled) / whole if whole else 0.0
+        # A section that covers the whole question, and says so, goes before one that repeats
+        # a single word of it.
+        return Match(section, score * share * (1 + title_share), share)

@@ -11,7 +11,7 @@ from angarium.agents.guard import BROKEN, CUT_NOTE, IN_CIRCLES, TIMED_OUT, TIRED
 from angarium.agents.replies import DISCLOSURE
 from angarium.agents.turns import Patience
 from angarium.e2ee.body import Body
-from angarium.errors import Unavailable, UnverifiedDevice
+from angarium.errors import Replaced, Unavailable, UnverifiedDevice
 from angarium.ids import ConversationId, reply_key
 from angarium.limits import (
     HISTORY_EXCHANGES_MAX,
@@ -577,6 +577,21 @@ def test_a_reply_that_cannot_be_sealed_fails_the_turn_and_the_lane_goes_on():
         assert (turn.state, turn.reason) == ("failed", "agent_error, then unverified_device")
         world.endpoint.submit = submit
         assert await world.say("y") == ["you said y"]
+
+    in_world(scenario, echo)
+
+
+def test_a_turn_stays_open_when_the_device_itself_cannot_speak():
+    async def scenario(world):
+        async def ended(*arguments, **more):
+            raise Replaced("another connection took over")
+
+        world.endpoint.submit = ended
+        assert await world.say("x") == []
+        assert (await world.turn(1)).state == "running"
+        await world.restart()
+        await world.gateway.idle()
+        assert [sent.body.text for sent in world.answers()] == ["you said x"]
 
     in_world(scenario, echo)
 
