@@ -1,8 +1,8 @@
 """One frozen `Settings`; each field's text is its documentation (`docs/reference/config.md`).
 
-Values come from the environment (`ANGARIUM_PORT`), from `angarium.toml` in the working directory,
-or from files in `/run/secrets` (Docker and Kubernetes secrets). Only `node.py` and the command
-line read settings.
+Values come from the environment (`ANGARIUM_PORT`), from `angarium.toml` in the working
+directory, or from files in `/run/secrets` (Docker and Kubernetes secrets). Only `node.py` and
+the command line read settings.
 """
 
 from pathlib import Path
@@ -20,12 +20,17 @@ from angarium.errors import Misconfigured
 from angarium.limits import RATE_PER_MINUTE
 
 
+def _secrets_folder() -> str | None:
+    folder = Path("/run/secrets")
+    return str(folder) if folder.is_dir() else None
+
+
 class Settings(BaseSettings):
     """Everything a node can be told."""
 
     model_config = SettingsConfigDict(
         env_prefix="ANGARIUM_", toml_file="angarium.toml", frozen=True, extra="forbid",
-        env_ignore_empty=True,
+        env_ignore_empty=True, secrets_dir=_secrets_folder(),
     )  # fmt: skip
 
     environment: Literal["development", "production"] = Field(
@@ -98,7 +103,7 @@ class Settings(BaseSettings):
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """Settings from all sources. Raises Misconfigured, naming the setting and what to change."""
+    """Settings from all sources. Raises Misconfigured, which names the setting."""
     try:
         return Settings(**overrides)
     except ValidationError as error:

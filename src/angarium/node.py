@@ -353,6 +353,8 @@ class Node:
 
     async def failed(self) -> None:
         """Return when a task of the node ended, which none does by itself. Raises its error."""
+        if not self._work:
+            await asyncio.Event().wait()
         done, _ = await asyncio.wait(self._work, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
