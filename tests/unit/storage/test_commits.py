@@ -3,6 +3,7 @@ import sqlite3
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,22 @@ def test_a_fault_in_one_part_is_that_callers_alone(tmp_path: Path) -> None:
             lambda c: [row[0] for row in c.execute("SELECT name FROM meta")]
         )
         assert names == ["good"]
+
+    with_sqlite(tmp_path, scenario)
+
+
+def test_a_message_that_cannot_be_bound_spoils_no_other_callers(tmp_path: Path) -> None:
+    async def scenario(store: SqliteStore) -> None:
+        await converse(store)
+        odd = replace(message(3), kind="\ud800")
+        batches = [[message(1)], [message(2), odd], [message(2)], [message(3)]]
+        results = await asyncio.gather(
+            *(store.store.log.append(batch) for batch in batches), return_exceptions=True
+        )
+        kinds = [r[0] if isinstance(r, list) else type(r) for r in results]
+        assert kinds[1] is UnicodeEncodeError
+        assert [kinds[n].sequence for n in (0, 2, 3)] == [1, 2, 3]  # type: ignore[union-attr]
+        assert len(await store.store.log.read("c", "D", 0, 2**70, 9)) == 3
 
     with_sqlite(tmp_path, scenario)
 

@@ -168,10 +168,13 @@ class Commits:
         connection = self.lane.connection
         connection.execute("BEGIN IMMEDIATE")
         try:
-            self._append_all(connection, group)
+            if not careful:
+                self._append_all(connection, group)
             for part in group:
                 if part.work is not None:
-                    self._run_part(connection, part, careful=careful)
+                    self._run_part(connection, part, part.work, careful=careful)
+                elif careful:
+                    self._run_part(connection, part, self._append_of(part), careful=True)
             connection.execute("COMMIT")
         except BaseException:
             self.appender.forget()
@@ -183,7 +186,13 @@ class Commits:
         batch = [message for part in group for message in part.messages]
         if not batch:
             return
-        results = self.appender.append(connection, batch)
+        try:
+            results = self.appender.append(connection, batch)
+        except sqlite3.Error:
+            raise
+        except Exception as error:
+            # A message that cannot even be bound: find out which, and spare its neighbours.
+            raise _RefusedLate from error
         self.tally.messages += len(batch)
         start = 0
         for part in group:
@@ -191,13 +200,17 @@ class Commits:
                 part.result = results[start : start + len(part.messages)]
                 start += len(part.messages)
 
-    def _run_part(self, connection: sqlite3.Connection, part: _Part, *, careful: bool) -> None:
-        assert part.work is not None  # noqa: S101
+    def _append_of(self, part: _Part) -> Work[list[AppendResult]]:
+        return lambda connection: self.appender.append(connection, part.messages)
+
+    def _run_part(
+        self, connection: sqlite3.Connection, part: _Part, work: Work[Any], *, careful: bool
+    ) -> None:
         before = connection.total_changes
         if careful:
             connection.execute("SAVEPOINT part")
         try:
-            part.result, part.error = part.work(connection), None
+            part.result, part.error = work(connection), None
         except sqlite3.Error as error:
             if not isinstance(error, sqlite3.IntegrityError):
                 raise
@@ -211,5 +224,6 @@ class Commits:
             raise _RefusedLate
         if careful:
             if part.error is not None:
+                self.appender.forget()
                 connection.execute("ROLLBACK TO part")
             connection.execute("RELEASE part")

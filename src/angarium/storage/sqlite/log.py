@@ -17,6 +17,7 @@ from angarium.storage.sqlite.commits import Commits
 from angarium.storage.sqlite.lanes import Lane
 
 _decode = msgspec.msgpack.Decoder(dict[str, bytes]).decode
+_LAST = 2**62  # Larger numbers do not fit the database; no log is that long.
 _NOTHING = msgspec.msgpack.encode({})
 
 
@@ -65,7 +66,7 @@ class SqliteLog:
                 " JOIN messages AS m ON m.conversation = c.id"
                 " JOIN writers AS w ON w.id = m.writer"
                 " WHERE c.name = ? AND m.seq BETWEEN ? AND ? ORDER BY m.seq LIMIT ?",
-                (conversation, first, last, max(0, messages_max)),
+                (conversation, min(first, _LAST), min(last, _LAST), max(0, messages_max)),
             ).fetchall()
             return [_stored(conversation, device, row) for row in rows]
 
@@ -102,7 +103,7 @@ class SqliteLog:
             return connection.execute(
                 "UPDATE messages SET kind = 'void', sealed = ?, purged_ms = ?"
                 " WHERE conversation = ? AND seq <= ? AND purged_ms = 0",
-                (_NOTHING, max(1, now_ms), ref, up_to),
+                (_NOTHING, max(1, now_ms), ref, min(up_to, head)),
             ).rowcount
 
         return await self.commits.write(work)

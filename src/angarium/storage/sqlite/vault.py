@@ -44,11 +44,12 @@ class SqliteVault:
 
     async def read(self, scope: str, prefix: str = "") -> list[Record]:
         def work(connection: sqlite3.Connection) -> list[Record]:
-            # A range, not LIKE: case matters, and no letter of a key is a wildcard.
+            # A range, not LIKE: case matters, and no letter of a key is a wildcard. The upper
+            # end lets the index stop early; the comparison of the prefix is what decides.
             rows = connection.execute(
                 "SELECT key, rev, blob FROM records WHERE scope = ? AND key >= ?"
-                " AND substr(key, 1, ?) = ? ORDER BY key",
-                (scope, prefix, len(prefix), prefix),
+                " AND key <= ? AND substr(key, 1, ?) = ? ORDER BY key",
+                (scope, prefix, f"{prefix}\U0010ffff", len(prefix), prefix),
             ).fetchall()
             return [Record(scope, key, rev, blob) for key, rev, blob in rows]
 
