@@ -1,7 +1,9 @@
 """Short commands: each reads its settings, calls the part that does the work, prints."""
 
-import asyncio
-import inspect
+import getpass
+import json
+import re
+from functools import partial
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -15,6 +17,7 @@ from angarium.ids import check_user_id
 from angarium.server.auth import LOCAL_TOKEN_TTL_S, mint_token
 
 SERVICES = ("messaging", "gateway", "bridge")
+ANNOUNCEMENT = "node.json"  # Written by `serve` in the data folder once it is ready.
 DATA_HELP = "Folder of the embedded store and keys."
 
 
@@ -58,20 +61,62 @@ def token(
     )
 
 
+def chat(
+    to: str = typer.Argument("", help="Whom to talk to; default: the node's agents."),
+    say: str = typer.Option(None, help="Send one message, print the answers, exit."),
+    user: str = typer.Option(None, help="Who you are; default: your login name."),
+    url: str = typer.Option(
+        None, help="HTTP URL of the node; default: the one of this folder."
+    ),
+    access_token: str = typer.Option(
+        None,
+        "--token",
+        envvar="ANGARIUM_TOKEN",
+        help="Default: minted with the folder's secret.",
+    ),
+    wait: float = typer.Option(30.0, min=0.1, help="Seconds to wait for an answer."),
+    data: Path = typer.Option(None, help=DATA_HELP),
+) -> None:
+    """Talk to agents and people, end-to-end encrypted."""
+    from angarium.cli.chat import chat as run
+
+    found = load_with(data)
+    name = full_user(user or login_name(), found.domain)
+    secret = found.token_secret.get_secret_value().encode()
+    outcome = run(
+        url=url or node_url(found),
+        user=name,
+        token=access_token or partial(mint_token, found.data, name, secret=secret),
+        folder=found.data / "clients" / name.replace(":", "_"),
+        to=full_user(to, found.domain) if to else "",
+        say=say,
+        wait_s=wait,
+    )
+    finish(outcome)
+
+
 def phone(
     say: str = typer.Option(None, help="Send one message, print the answer, exit."),
     number: str = typer.Option(None, help="The phone's number: +15550100."),
-    url: str = typer.Option(None, help="Webhook URL of the node."),
-    api_port: int = typer.Option(None, help="Port on which Twilio's API is simulated."),
+    url: str = typer.Option(None, help="Webhook URL; default: of this folder's node."),
+    api_port: int = typer.Option(None, help="Where Twilio's API is simulated."),
     wait: float = typer.Option(30.0, min=0.1, help="Seconds to wait for an answer."),
     data: Path = typer.Option(None, help=DATA_HELP),
 ) -> None:
     """Be a WhatsApp user: a phone and Twilio's API, simulated on this machine."""
     from angarium.cli.phone import phone as run
 
-    given: dict[str, Any] = {"webhook_url": url, "number": number, "api_port": api_port}
-    chosen = {name: value for name, value in given.items() if value is not None}
-    finish(run(data=load_with(data).data, say=say, wait_s=wait, **chosen))
+    found = load_with(data)
+    chosen: dict[str, Any] = {"number": number} if number else {}
+    outcome = run(
+        data=found.data,
+        webhook_url=url or f"{node_url(found)}/webhooks/twilio",
+        api_port=api_port or found.phone_port,
+        say=say,
+        wait_s=wait,
+        **chosen,
+    )
+    finish(outcome)
 
 
 def bench(
@@ -125,9 +170,31 @@ def full_user(name: str, domain: str) -> str:
     return check_user_id(name)
 
 
-def finish(outcome: Any) -> None:
-    """Wait for a command that is a coroutine; exit with the number it returns."""
-    if inspect.iscoroutine(outcome):
-        outcome = asyncio.run(outcome)
-    if isinstance(outcome, int) and outcome:
+def login_name() -> str:
+    """The login name as a user id allows it; `me` when nothing of it is left."""
+    try:
+        name = getpass.getuser().lower()
+    except (OSError, KeyError, ImportError):
+        name = ""
+    return re.sub(r"^[^a-z0-9]+|[^a-z0-9._=/+-]", "", name) or "me"
+
+
+def announced(folder: Path) -> dict[str, Any]:
+    """Where the node that serves this folder is; empty when none has said so."""
+    try:
+        found = json.loads((folder / ANNOUNCEMENT).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def node_url(settings: Settings) -> str:
+    """The HTTP URL of the node of this data folder, else the one the settings mean."""
+    said = announced(settings.data).get("http_url")
+    return str(said) if said else f"http://{settings.host}:{settings.port}"
+
+
+def finish(outcome: int) -> None:
+    """Exit with the number a command returns, if it is not 0."""
+    if outcome:
         raise typer.Exit(outcome)

@@ -3,7 +3,6 @@
 import importlib
 import importlib.metadata
 import importlib.util
-import json
 import os
 import shutil
 import sys
@@ -17,7 +16,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from angarium.cli.admin import DATA_HELP, load_with
+from angarium.cli.admin import DATA_HELP, announced, load_with
 from angarium.config import Settings
 from angarium.errors import AngariumError, Misconfigured
 from angarium.server.auth import SECRET_BYTES_MIN, SECRET_FILE
@@ -235,7 +234,7 @@ def check_ports(settings: Settings) -> Iterator[Finding]:
 def served_by(folder: Path) -> str:
     """`pid N` of the node that serves this folder; "" when none does."""
     try:
-        pid = int(json.loads((folder / "node.json").read_text())["pid"])
+        pid = int(announced(folder)["pid"])
         os.kill(pid, 0)
     except (OSError, ValueError, KeyError, TypeError):
         return ""

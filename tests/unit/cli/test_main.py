@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from angarium.cli.admin import login_name, node_url
 from angarium.cli.main import COMMANDS, main
 from angarium.clock import SystemClock
 from angarium.config import Settings
@@ -128,3 +129,27 @@ def test_a_store_is_made_checked_backed_up_and_restored(
     assert "messages: 0" in capsys.readouterr().out
     assert call("db", "check", "--data", str(tmp_path / "nothing")) == 2
     assert capsys.readouterr().err.startswith("error[")
+
+
+def test_commands_find_the_node_of_their_folder(tmp_path: Path) -> None:
+    found = Settings(data=tmp_path)
+    assert node_url(found) == "http://127.0.0.1:8400"
+    (tmp_path / "node.json").write_text('{"http_url": "http://127.0.0.1:9"}')
+    assert node_url(found) == "http://127.0.0.1:9"
+    (tmp_path / "node.json").write_text("half writ")
+    assert node_url(found) == "http://127.0.0.1:8400"
+
+
+def test_a_login_name_becomes_a_user_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    for login, name in (("Ada", "ada"), ("_svc$", "svc"), ("$$", "me")):
+        monkeypatch.setattr("getpass.getuser", lambda login=login: login)
+        assert login_name() == name
+
+
+def test_chat_without_a_node_is_a_named_error(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    arguments = ("--say", "hi", "--url", "http://127.0.0.1:9", "--data", str(tmp_path / "data"))
+
+    assert call("chat", *arguments) == 2
+    assert "unavailable" in capsys.readouterr().err
