@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -122,6 +123,19 @@ def test_a_size_that_contradicts_the_chunks_is_malformed(size: int, chunks: int)
 
     with pytest.raises(Malformed):
         FileOpener(CONVERSATION, file)
+
+
+def test_a_chunk_has_the_documented_form() -> None:
+    content = bytes(range(100))
+    file = SealedFile.plan(CONVERSATION, "blob", len(content))
+
+    opened_by_hand = b""
+    for index, chunk in file.seal(reader(content)):
+        nonce = chunk[:7] + index.to_bytes(4, "big") + (b"\x01" if index == 1 else b"\x00")
+        place = CONVERSATION.encode() + b"\x00blob\x002"
+        opened_by_hand += AESGCM(file.key).decrypt(nonce, chunk[7:], place)
+
+    assert opened_by_hand.rstrip(b"\x00") == content
 
 
 def test_a_file_that_shrank_is_malformed() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import vodozemac
 
 from angarium.e2ee.wire import OlmCiphertext, pad
 from angarium.errors import (
@@ -118,6 +119,22 @@ def test_a_refused_message_leaves_the_state_as_it_was(
 
     assert bob.engine.take_changes() == []
     assert directory.unseal(bob, ada, ciphertext) == b"hello"
+
+
+def test_forged_ratchet_keys_do_not_push_out_real_ones(
+    directory: Any, ada: Any, bob: Any
+) -> None:
+    talk(directory, ada, bob)
+    held, newer = directory.seal(ada, bob, b"held back"), directory.seal(ada, bob, b"newer")
+    assert directory.unseal(bob, ada, newer) == b"newer"
+
+    for _ in range(8):
+        forged = vodozemac.Curve25519SecretKey().public_key().to_bytes()
+        at = 34 + 3  # version, tag and length stand before the ratchet key
+        with pytest.raises(Undecryptable):
+            bob.engine.unseal(ada.user, ada.id, newer[:at] + forged + newer[at + 32 :])
+
+    assert directory.unseal(bob, ada, held) == b"held back"
 
 
 def test_a_crash_between_seal_and_store_sends_the_stored_ciphertext_again(
@@ -255,16 +272,31 @@ def test_a_library_that_does_not_name_the_sending_device_is_understood(
 def test_a_false_fact_inside_the_seal_is_a_mismatch_and_costs_nothing(
     directory: Any, ada: Any, bob: Any, changed: dict[str, Any]
 ) -> None:
+    talk(directory, ada, bob)
     forged = sealed_by_hand(directory, ada, bob, **changed)
     bob.engine.learn(directory.lists())
     bob.save()
 
-    with pytest.raises(EnvelopeMismatch):
-        bob.engine.unseal(ada.user, ada.id, forged)
+    for _ in range(2):  # The second time too: the ratchet did not move.
+        with pytest.raises(EnvelopeMismatch):
+            bob.engine.unseal(ada.user, ada.id, forged)
 
     assert bob.engine.take_changes() == []
     honest = sealed_by_hand(directory, ada, bob)
     assert directory.unseal(bob, ada, honest) == b"hello"
+
+
+@pytest.mark.parametrize("changed", [{"recipient": "@eve:example"}, {"content": "text"}])
+def test_a_false_first_message_uses_up_no_key(
+    directory: Any, ada: Any, bob: Any, changed: dict[str, Any]
+) -> None:
+    forged = sealed_by_hand(directory, ada, bob, **changed)
+
+    for _ in range(2):
+        with pytest.raises(EnvelopeMismatch):
+            directory.unseal(bob, ada, forged)
+
+    assert directory.unseal(bob, ada, sealed_by_hand(directory, ada, bob)) == b"hello"
 
 
 def test_another_devices_keys_inside_the_seal_are_a_mismatch(
