@@ -5,6 +5,7 @@ import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -47,9 +48,8 @@ def chat(
     if text is None and not sys.stdin.isatty():
         text = sys.stdin.read().strip()
     try:
-        return asyncio.run(
-            _run(Client(url, user=user, token=token, folder=folder), to, text, wait_s)
-        )
+        client = Client(url, user=user, token=token, folder=folder)
+        return asyncio.run(_run(client, to, text, wait_s))
     except AngariumError as error:
         print(f"{error.code}: {error}", file=sys.stderr)
         return EXIT_FAILED
@@ -104,7 +104,7 @@ async def say_once(
 
 
 class Terminal:
-    """The interactive chat: a prompt below, messages above, the answer being written between."""
+    """The interactive chat: a prompt below, messages above, what is being written between."""
 
     def __init__(self, client: Client, conversation: Conversation, peer: str) -> None:
         self._client, self._conversation, self._peer = client, conversation, peer
@@ -129,14 +129,15 @@ class Terminal:
                 highlight=False, soft_wrap=True, file=sys.stdout, force_terminal=True
             )
             followers = [
-                asyncio.create_task(self._follow_messages(session.app.exit)),
+                asyncio.create_task(self._follow_messages(lambda: leave(session))),
                 asyncio.create_task(self._follow_events(session.app.invalidate)),
                 asyncio.create_task(self._follow_parts(session.app.invalidate)),
             ]
             try:
                 with contextlib.suppress(EOFError, KeyboardInterrupt):
-                    while await self._line((await session.prompt_async()) or "/quit"):
-                        pass
+                    while (line := await session.prompt_async()) is not None:
+                        if not await self._line(line):
+                            break
             finally:
                 for follower in followers:
                     follower.cancel()
@@ -211,15 +212,14 @@ class Terminal:
         match command:
             case "/verify":
                 number = await self._client.safety_number(self._peer)
-                self._console.print(
-                    f"[bold]{number}[/]\nEqual on the other side: nobody reads along."
-                )
+                self._console.print(f"[bold]{number}[/]")
+                self._console.print("The same on the other side? Then nobody reads along.")
             case "/trust":
                 await self._client.accept_identity(self._peer)
                 self._console.print("The keys seen last are trusted now.")
             case "/attach":
                 path, _, text = rest.partition(" ")
-                await self._conversation.send(text, attach=[Path(path).expanduser()])
+                await self._conversation.send(text, attach=[home(path)])
             case "/save":
                 await self._save(rest)
             case "/who":
@@ -235,7 +235,7 @@ class Terminal:
             self._console.print("which attachment? /save N PATH")
             return
         message, index = self._files[int(number) - 1]
-        saved = await message.attachments[index].save(Path(path or ".").expanduser())
+        saved = await message.attachments[index].save(home(path or "."))
         self._console.print(f"saved as {escape(str(saved))}")
 
     def _typed(self) -> None:
@@ -243,6 +243,16 @@ class Terminal:
         if now_s - self._last_typed_s >= TYPING_EVERY_S:
             self._last_typed_s = now_s
             self._conversation.typing(True)
+
+
+def leave(session: Any) -> None:
+    """End the prompt, if one is open."""
+    if session.app.is_running:
+        session.app.exit()
+
+
+def home(path: str) -> Path:
+    return Path(path).expanduser()
 
 
 def printable(text: str) -> str:

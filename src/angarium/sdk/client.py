@@ -9,7 +9,7 @@ Keys, cursor and history lie sealed in `folder`; the next start goes on where th
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -100,7 +100,7 @@ class Conversation:
         kept = await self._client.kept.read(self.id)
         return [Message(self._client, received) for received in kept[-messages_max:]]
 
-    async def messages(self) -> AsyncIterator[Message]:
+    async def messages(self) -> AsyncGenerator[Message, None]:
         """Every message: those kept here, then as they come."""
         feed = self._client.kept.subscribe(self.id)
         try:
@@ -114,7 +114,7 @@ class Conversation:
         finally:
             self._client.kept.unsubscribe(feed)
 
-    async def answers(self) -> AsyncIterator[Message]:
+    async def answers(self) -> AsyncGenerator[Message, None]:
         """Messages of others, from the first `send` of this object on."""
         self._listen()
         assert self._answers is not None  # noqa: S101
@@ -122,7 +122,7 @@ class Conversation:
             if isinstance(item, Received) and not item.own:
                 yield Message(self._client, item)
 
-    async def stream(self) -> AsyncIterator[Piece | Message]:
+    async def stream(self) -> AsyncGenerator[Piece | Message, None]:
         """Parts of answers as they are written, and each final message, which replaces them."""
         self._listen()
         assert self._streamed is not None  # noqa: S101
@@ -283,7 +283,7 @@ class Client:
         listed = await self.api.conversations()
         return [self.conversation(ConversationId(entry["id"])) for entry in listed]
 
-    async def events(self) -> AsyncIterator[Happened]:
+    async def events(self) -> AsyncGenerator[Happened, None]:
         """Typing, presence, receipts and parts, of all conversations, as they come."""
         feed = self.kept.subscribe()
         try:
