@@ -1,7 +1,7 @@
 """The ratchets of one device: up to four sessions with each other device.
 
-vodozemac's sessions move even when a message does not open (a forged ratchet key is taken in).
-So a snapshot is taken before every attempt and put back unless all of it succeeds.
+vodozemac's sessions can move even when a message does not open (a forged ratchet key may be
+taken in). So a snapshot is taken before every attempt and put back unless all of it succeeds.
 """
 
 import hashlib
