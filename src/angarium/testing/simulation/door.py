@@ -172,16 +172,16 @@ class SimulatedApi:
             return await do(counter)
 
         answer = self._loop.start(counter.process, carry_out(), "api request")
+        answer.add_done_callback(_look_at)
         await asyncio.wait([answer])
         await asyncio.sleep(chance.uniform(0.3, 1.7) * weather.delay_s)
         if answer.cancelled() or chance.random() < weather.answer_lost:
-            _look_at(answer)
             raise Unavailable("the server does not answer")
         return answer.result()
 
 
 def _look_at(answer: "asyncio.Task[Any]") -> None:
-    # Nobody else will, and an error that nobody looked at is held against the run.
+    # The asking device may be dead, and an error nobody looked at is held against the run.
     if not answer.cancelled():
         answer.exception()
 

@@ -1,5 +1,6 @@
 """What happens in a run, decided by its seed before it starts."""
 
+import random
 from dataclasses import dataclass
 
 from angarium.ids import DeviceId, UserId
@@ -85,21 +86,7 @@ def make_plan(seed: int) -> Plan:
     conversations: list[tuple[UserId, ...]] = [(people[0], GATEWAY), tuple(people)]
     if chance.random() < 0.5:
         conversations.append((*people[:2], GATEWAY))
-    utterances: list[Utterance] = []
-    for number in range(chance.randint(10, 16)):
-        conversation = chance.randrange(len(conversations))
-        able = [d for d in devices if d.user in conversations[conversation]]
-        utterances.append(
-            Utterance(
-                # Bunched, so that several devices write into one conversation at once.
-                at_s=5.0
-                + 0.9 * FAULTS_S * chance.choice((0.1, 0.3, 0.5, 0.7, 0.9))
-                + chance.expovariate(2.0),
-                device=chance.choice(able).device,
-                conversation=conversation,
-                text=canary(seed, number),
-            )
-        )
+    utterances = _utterances(chance, seed, devices, conversations)
     targets = [f"node{n}" for n in range(nodes)] + [d.device for d in devices] + ["gateway"] * 2
     crashes = [
         Crash(chance.uniform(3.0, FAULTS_S), chance.choice(targets), chance.uniform(0.2, 6.0))
@@ -125,6 +112,26 @@ def make_plan(seed: int) -> Plan:
         store_slow=chance.choice((0.0, 0.05)),
         doorbells_dropped=chance.choice((0.0, 0.3, 1.0)),
     )
+
+
+def _utterances(
+    chance: random.Random,
+    seed: int,
+    devices: tuple[DevicePlan, ...],
+    conversations: list[tuple[UserId, ...]],
+) -> list[Utterance]:
+    found: list[Utterance] = []
+    while len(found) < 10:
+        conversation = chance.randrange(len(conversations))
+        device = chance.choice([d for d in devices if d.user in conversations[conversation]])
+        # Bunched, so that several devices write into one conversation at once; in bursts, so
+        # that several messages of one device are on their way at once.
+        moment = chance.choice((0.1, 0.3, 0.5, 0.7, 0.9))
+        at_s = 5.0 + 0.9 * FAULTS_S * moment + chance.expovariate(2.0)
+        for _ in range(chance.choice((1, 1, 2, 4))):
+            text = canary(seed, len(found))
+            found.append(Utterance(at_s, device.device, conversation, text))
+    return found
 
 
 def _devices(people: int) -> tuple[DevicePlan, ...]:

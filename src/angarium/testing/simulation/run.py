@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 
-from angarium.testing.simulation.world import ALL_ON, Outcome, Switches, simulate
+from angarium.testing.simulation.switches import ALL_ON, Switches
+from angarium.testing.simulation.world import Outcome, simulate
 
 CHUNK_SEEDS = 20
 COMMAND = "python -m angarium.testing.simulation"

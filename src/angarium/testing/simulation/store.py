@@ -38,7 +38,11 @@ class StoreFigures:
 
 
 class FaultyPart:
-    """One contract of the store, as one process sees it. A dead process changes nothing."""
+    """One contract of the store, as one process sees it. A dead process changes nothing.
+
+    `ordered`: the writer waits for a late write, as for its own thread or session. Such a write
+    can outlive its writer, and it never comes after a newer one of the same writer.
+    """
 
     def __init__(
         self,
@@ -48,7 +52,9 @@ class FaultyPart:
         illness: Illness,
         chance: random.Random,
         figures: StoreFigures,
+        ordered: bool = False,
     ) -> None:
+        self._ordered = ordered
         self._part, self._process, self._loop = part, process, loop
         self._illness, self._chance, self._figures = illness, chance, figures
 
@@ -76,7 +82,9 @@ class FaultyPart:
             raise Unavailable("simulated: the store did not take it", after_ms=50)
         if writes and chance.random() < illness.zombie:
             self._figures.zombie += 1
-            self._write_late(do, chance.uniform(0.2, illness.late_s))
+            late = self._write_late(do, chance.uniform(0.2, illness.late_s))
+            if self._ordered:
+                return await asyncio.shield(late)
             raise Unavailable("simulated: no answer in time", after_ms=50)
         answer = await do()
         if slow:
@@ -91,16 +99,22 @@ class FaultyPart:
         if not self._process.alive:
             raise Unavailable("simulated: this process is dead")
 
-    def _write_late(self, do: Callable[[], Any], delay_s: float) -> None:
-        async def late() -> None:
+    def _write_late(self, do: Callable[[], Any], delay_s: float) -> "asyncio.Task[Any]":
+        async def late() -> Any:
             await asyncio.sleep(delay_s)
-            try:
-                await do()
-            except Exception:  # noqa: S110 - nobody waits for its answer
-                pass
+            return await do()
 
         # The request is on the wire already: it outlives its sender.
-        self._loop.create_task(late(), name="zombie write", context=contextvars.Context())
+        nobody = contextvars.Context()
+        task = self._loop.create_task(late(), name="zombie write", context=nobody)
+        task.add_done_callback(_look_at)
+        return task
+
+
+def _look_at(task: "asyncio.Task[Any]") -> None:
+    # Perhaps nobody waits for its answer any more.
+    if not task.cancelled():
+        task.exception()
 
 
 def faulty(
@@ -114,7 +128,13 @@ def faulty(
     """`store` as `process` meets it."""
     parts = {
         part.name: FaultyPart(
-            getattr(store, part.name), process, loop, illness, chance, figures
+            getattr(store, part.name),
+            process,
+            loop,
+            illness,
+            chance,
+            figures,
+            ordered=part.name == "vault",
         )
         for part in fields(Store)
     }

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from angarium.bus.contract import Event
 from angarium.e2ee.identity import Identity
@@ -253,9 +254,8 @@ class World:
         self._begin_faults()
         events: list[tuple[float, Callable[[], Awaitable[None]]]] = []
         for crash in plan.crashes:
-            events.append((crash.at_s, lambda target=crash.target: self._crash(target)))
-            back_s = crash.at_s + crash.down_s
-            events.append((back_s, lambda target=crash.target: self._bring_up(target)))
+            events.append((crash.at_s, partial(self._crash, crash.target)))
+            events.append((crash.at_s + crash.down_s, partial(self._bring_up, crash.target)))
         for pause in plan.pauses:
             events.append((pause.at_s, self._pause))
             events.append((pause.at_s + pause.for_s, self._resume))
