@@ -179,7 +179,9 @@ def from_base64url(value: Any) -> Any:
     return value
 
 
-def _url(text: str) -> str:
+def _url(text: Any) -> Any:
+    if not isinstance(text, str):
+        return text  # The limit of the same name in a welcome.
     return text.rstrip("=").translate({ord("+"): "-", ord("/"): "_"})
 
 
