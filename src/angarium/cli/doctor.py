@@ -1,5 +1,6 @@
 """`angarium doctor`: looks at everything a node needs and says what to do about each."""
 
+import asyncio
 import importlib
 import importlib.metadata
 import importlib.util
@@ -17,10 +18,14 @@ from urllib.parse import urlsplit
 import typer
 
 from angarium.cli.admin import DATA_HELP, announced, load_with
+from angarium.clock import SystemClock
 from angarium.config import Settings
 from angarium.errors import AngariumError, Misconfigured
+from angarium.limits import AUDIT_PAGE_MAX
 from angarium.server.auth import SECRET_BYTES_MIN, SECRET_FILE
 from angarium.server.http import bind
+from angarium.storage.sqlite.connection import FILE_NAME
+from angarium.storage.sqlite.store import open_sqlite
 
 Level = Literal["ok", "warn", "fail"]
 FREE_BYTES_WARN = 1024**3
@@ -77,6 +82,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     checks: tuple[Callable[[Settings], Finding], ...] = (
         check_folder,
         check_disk,
+        check_store,
         check_secret,
         check_kms,
         check_agents,
@@ -214,31 +220,56 @@ def check_public_url(settings: Settings) -> Finding:
     return Finding("ok", "public URL", url)
 
 
+def check_store(settings: Settings) -> Finding:
+    """The store opens, and nothing in it was given up."""
+    if not (settings.data / FILE_NAME).exists():
+        return Finding("ok", "store", "none yet; made at first start")
+    try:
+        turns, webhooks = asyncio.run(count_dead_letters(settings.data))
+    except AngariumError as error:
+        return Finding("fail", "store", f"{error.code}: {error}", "see the runbooks")
+    if turns or webhooks:
+        sentence = f"{turns} turns and {webhooks} webhooks were given up"
+        return Finding("warn", "store", sentence, "look at /v1/admin/turns and webhooks/dead")
+    return Finding("ok", "store", "opens; no dead letters")
+
+
+async def count_dead_letters(folder: Path) -> tuple[int, int]:
+    """Failed turns and dead webhooks, each counted up to AUDIT_PAGE_MAX."""
+    sqlite = await open_sqlite(folder, SystemClock())
+    try:
+        turns = await sqlite.store.turns.list_recent(AUDIT_PAGE_MAX, "failed")
+        webhooks = await sqlite.store.webhooks.list_dead(AUDIT_PAGE_MAX)
+    finally:
+        await sqlite.close()
+    return len(turns), len(webhooks)
+
+
 def check_ports(settings: Settings) -> Iterator[Finding]:
     """Both ports can be listened on, unless the node of this folder holds them."""
-    running = served_by(settings.data)
+    own = served_ports(settings.data)
     ports = {"port": settings.port, "websocket_port": settings.websocket_port}
     for name, port in ports.items():
+        if port in own:
+            yield Finding("ok", name, f"{port} is held by the running node of this folder")
+            continue
         try:
             bind(settings.host, port).close()
         except AngariumError as error:
-            if running:
-                yield Finding("ok", name, f"{port} is held by the running node ({running})")
-                continue
             advice = f"stop what listens there, or set ANGARIUM_{name.upper()}"
             yield Finding("fail", name, str(error), advice)
         else:
             yield Finding("ok", name, f"{port} is free" if port else "any free one")
 
 
-def served_by(folder: Path) -> str:
-    """`pid N` of the node that serves this folder; "" when none does."""
+def served_ports(folder: Path) -> set[int | None]:
+    """The ports of the living node that serves this folder; empty when there is none."""
+    said = announced(folder)
     try:
-        pid = int(announced(folder)["pid"])
-        os.kill(pid, 0)
+        os.kill(int(said["pid"]), 0)
+        return {urlsplit(str(said[name])).port for name in ("http_url", "websocket_url")}
     except (OSError, ValueError, KeyError, TypeError):
-        return ""
-    return f"pid {pid}"
+        return set()
 
 
 def existing_parent(folder: Path) -> Path:

@@ -1,5 +1,8 @@
 """The doctor: each thing that may be wrong is told with what to do."""
 
+import asyncio
+import json
+import os
 import socket
 from pathlib import Path
 from typing import Any
@@ -7,8 +10,10 @@ from typing import Any
 import pytest
 
 from angarium.cli import doctor
+from angarium.clock import SystemClock
 from angarium.config import Settings
 from angarium.server.auth import SECRET_FILE, load_or_make_secret
+from angarium.storage.sqlite.store import open_sqlite
 
 
 def settings(tmp_path: Path, **given: Any) -> Settings:
@@ -66,18 +71,43 @@ def test_an_agents_file_that_does_not_compile_is_told_with_its_line(tmp_path: Pa
 
 
 def test_a_taken_port_is_told_unless_this_folders_node_holds_it(tmp_path: Path) -> None:
-    import json
-    import os
-
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         taken = found(tmp_path, "port", port=port)
         (tmp_path / "data").mkdir()
-        (tmp_path / "data" / "node.json").write_text(json.dumps({"pid": os.getpid()}))
+        urls = {"http_url": f"http://127.0.0.1:{port}", "websocket_url": "ws://127.0.0.1:1/ws"}
+        announcement = tmp_path / "data" / "node.json"
+        announcement.write_text(json.dumps({"pid": os.getpid(), **urls}))
         own = found(tmp_path, "port", port=port)
+        announcement.write_text(json.dumps({"pid": 2**22 + 1, **urls}))
+        dead = found(tmp_path, "port", port=port)
 
     assert (taken.level, "ANGARIUM_PORT" in taken.advice) == ("fail", True)
     assert own.level == "ok"
+    assert dead.level == "fail"
+
+
+def test_what_was_given_up_is_counted(tmp_path: Path) -> None:
+    async def give_up() -> None:
+        sqlite = await open_sqlite(tmp_path / "data", SystemClock())
+        await sqlite.store.webhooks.put("twilio", "e1", b"sealed", 1)
+        (entry,) = await sqlite.store.webhooks.list_open("twilio", 10)
+        await sqlite.store.webhooks.fail(entry.id, "unreadable", give_up=True)
+        await sqlite.close()
+
+    assert found(tmp_path, "store").level == "ok"
+    asyncio.run(give_up())
+
+    finding = found(tmp_path, "store")
+    assert finding.level == "warn"
+    assert "0 turns and 1 webhooks" in finding.sentence
+
+
+def test_a_store_that_is_none_is_told(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "angarium.db").write_bytes(b"not a database at all" * 400)
+
+    assert found(tmp_path, "store").level == "fail"
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
