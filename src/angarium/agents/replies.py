@@ -1,5 +1,7 @@
 """How a turn ends or pauses: each is one write, together with the message that says so."""
 
+import asyncio
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,11 +12,12 @@ from angarium.agents.ledger import Question
 from angarium.agents.memory import Route
 from angarium.agents.records import Desk, OpenTurn
 from angarium.e2ee.body import Body
-from angarium.errors import Forbidden, NotFound, NotMember, TooLarge, Untrusted
-from angarium.ids import reply_key
-from angarium.limits import REPLY_BYTES_MAX
+from angarium.errors import Forbidden, NotFound, NotMember, TooLarge, Unavailable, Untrusted
+from angarium.ids import MessageKey, reply_key
+from angarium.limits import REPLY_BYTES_MAX, STORE_RETRY_MAX_S, TURN_RETRY_MIN_S
 from angarium.storage.contract import TURN_FINAL, PutTurn, Turn, TurnState, Write
 
+_log = logging.getLogger(__name__)
 DISCLOSURE = "You are talking to an AI agent."
 
 
@@ -127,9 +130,26 @@ class Replies:
             await desk.write(*writes)
             return
         key = reply_key(record.conversation, record.sequence, body.agent, part)
-        await desk.endpoint.submit(record.conversation, body, key=key, also=writes)
+        await self._submit_patiently(record, body, key, writes)
         if record.attempts > 1:
             await self._settle(record, writes)
+
+    async def _submit_patiently(
+        self, record: Turn, body: Body, key: MessageKey, writes: Sequence[Write]
+    ) -> None:
+        """Until the device can seal it (keys may have to be fetched) or is closed: an answer
+        is not computed again because the way out was shut for a while."""
+        pause_s = TURN_RETRY_MIN_S
+        while True:
+            try:
+                await self._desk.endpoint.submit(
+                    record.conversation, body, key=key, also=writes
+                )
+                return
+            except Unavailable as error:
+                _log.warning("an answer waits to be sealed: %s", error.code)
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, STORE_RETRY_MAX_S)
 
     async def _settle(self, record: Turn, writes: Sequence[Write]) -> None:
         """A key submitted before changes nothing, so an earlier attempt whose write came only

@@ -232,6 +232,7 @@ class FailingVault(MortalVault):
 @pytest.mark.parametrize("at", [2, 3, 4])
 def test_a_write_that_fails_delays_the_reply_and_repeats_nothing(at, error, done, monkeypatch):
     monkeypatch.setattr("angarium.agents.gateway.TURN_RETRY_MIN_S", 0.0)
+    monkeypatch.setattr("angarium.agents.replies.TURN_RETRY_MIN_S", 0.0)
     outside = Outside()
     payer = Agent("payer", "pays")
 

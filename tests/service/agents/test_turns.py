@@ -581,6 +581,30 @@ def test_a_reply_that_cannot_be_sealed_fails_the_turn_and_the_lane_goes_on():
     in_world(scenario, echo)
 
 
+def test_an_answer_waits_until_it_can_be_sealed_and_is_not_computed_again(monkeypatch):
+    monkeypatch.setattr("angarium.agents.replies.TURN_RETRY_MIN_S", 0.0)
+    runs, refusals = [], list(range(2 * TURN_ATTEMPTS))
+
+    async def answer(turn):
+        runs.append(turn.attempt)
+        return "worth the wait"
+
+    async def scenario(world):
+        submit = world.endpoint.submit
+
+        async def shut(*arguments, **more):
+            if refusals:
+                refusals.pop()
+                raise Unavailable("no keys can be claimed")
+            return await submit(*arguments, **more)
+
+        world.endpoint.submit = shut
+        assert await world.say("x") == ["worth the wait"]
+        assert runs == [1]
+
+    in_world(scenario, answer)
+
+
 def test_a_turn_stays_open_when_the_device_itself_cannot_speak():
     async def scenario(world):
         async def ended(*arguments, **more):
