@@ -75,6 +75,7 @@ CONVERSATIONS_PER_HELLO_MAX = 1000  # Cursors in one hello. Over it: Malformed.
 ONE_TIME_KEYS_PERSON = 50
 ONE_TIME_KEYS_AGENT = 100
 ONE_TIME_KEYS_STORED_MAX = 500  # More uploaded keys of a device are refused.
+SIGNED_OBJECT_BYTES_MAX = 16 * 1024  # A device's or a user's public keys. Over it: TooLarge.
 CLAIMS_PER_MINUTE = 60  # Per (claimer, target). Over it: the fallback key is handed out.
 
 # End-to-end sessions.

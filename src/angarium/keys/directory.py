@@ -11,13 +11,14 @@ from typing import Any, cast
 
 from angarium.bus.contract import Bus, DevicesChanged
 from angarium.clock import Clock
-from angarium.errors import Forbidden, Malformed, NotFound, Refused, UnverifiedDevice
+from angarium.errors import Forbidden, Malformed, NotFound, Refused, TooLarge, UnverifiedDevice
 from angarium.ids import DeviceId, UserId, check_device_id, check_user_id
 from angarium.limits import (
     CLAIMS_PER_MINUTE,
     DEVICES_PER_USER_MAX,
     LIMITER_BUCKETS_MAX,
     ONE_TIME_KEYS_STORED_MAX,
+    SIGNED_OBJECT_BYTES_MAX,
     USERS_PER_QUERY_MAX,
 )
 from angarium.model.device import Device, DeviceKind, DeviceList, IdentityKeys
@@ -26,6 +27,7 @@ from angarium.model.signatures import (
     check_device_keys,
     check_identity,
     check_signed_key,
+    decode_base64,
     is_cross_signed,
     signed_bytes,
 )
@@ -33,6 +35,8 @@ from angarium.storage.contract import Directory
 
 KEY_ALGORITHM = "signed_curve25519"
 KEY_ID_CHARS_MAX = 64
+UNSIGNED_FIELDS = ("signatures", "unsigned")
+SIGNATURE_BYTES = 64
 SIGNATURES_MAX = 8  # On one device, by its owner. More: Malformed.
 _MINUTE_S = 60.0
 
@@ -106,7 +110,7 @@ class Keys:
         before = listed.identity if listed else None
         if before and not may_replace and master_of(before) != identity.master:
             raise Forbidden("another master key is published; re-authenticate to replace it")
-        after = IdentityKeys(user, dict(master), dict(self_signing))
+        after = IdentityKeys(user, tidy(master), tidy(self_signing))
         if before != after:
             await self._directory.put_identity(after)
         for device in listed.devices if listed else ():
@@ -305,7 +309,7 @@ def check_prekeys(
         check_signed_key(key, device)
         if bool(key.get("fallback")) is not is_fallback:
             raise Malformed("fallback keys, and only they, are marked as such")
-    return {key_id: dict(key) for key_id, key in keys.items()}
+    return {key_id: tidy(key, device.user) for key_id, key in keys.items()}
 
 
 def signer_of(prekeys: Mapping[str, Any], user: UserId) -> str:
@@ -326,18 +330,41 @@ def master_of(identity: IdentityKeys) -> str:
 def merge_signatures(stored: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     """The new object, with the owner's stored signatures kept where both sign the same bytes.
 
-    Signatures of others are dropped: nobody reads them, and they would pile up.
-    Raises Malformed.
+    Raises Malformed, TooLarge.
     """
+    tidied = tidy(new)
+    if signed_bytes(stored) != signed_bytes(new):
+        return tidied
     user = str(new.get("user_id"))
-    made = dict(_mapping(_mapping(new.get("signatures")).get(user)))
+    made = _mapping(_mapping(tidied.get("signatures")).get(user))
+    kept = {**_mapping(_mapping(stored.get("signatures")).get(user)), **made}
+    # Too many have gathered (replaced identities): only what was sent now counts.
+    return {**tidied, "signatures": {user: kept if len(kept) <= SIGNATURES_MAX else made}}
+
+
+def tidy(signed: Mapping[str, Any], user: str = "") -> dict[str, Any]:
+    """What is worth keeping of a checked object: what is signed, and its owner's signatures.
+
+    The rest is covered by no signature: nobody reads it, and anybody could fill it. Raises
+    Malformed, TooLarge.
+    """
+    user = user or str(signed.get("user_id"))
+    own = _mapping(_mapping(signed.get("signatures")).get(user))
+    made = {name: each for name, each in own.items() if is_signature(each)}
     if len(made) > SIGNATURES_MAX:
-        raise Malformed(f"a device carries at most {SIGNATURES_MAX} signatures")
-    if signed_bytes(stored) == signed_bytes(new):
-        kept = {**_mapping(_mapping(stored.get("signatures")).get(user)), **made}
-        # Too many have gathered (replaced identities): only what was sent now counts.
-        made = kept if len(kept) <= SIGNATURES_MAX else made
-    return {**new, "signatures": {user: made}}
+        raise Malformed(f"a key carries at most {SIGNATURES_MAX} signatures")
+    if len(signed_bytes(signed)) > SIGNED_OBJECT_BYTES_MAX:
+        raise TooLarge(f"public keys have at most {SIGNED_OBJECT_BYTES_MAX} bytes")
+    kept = {name: value for name, value in signed.items() if name not in UNSIGNED_FIELDS}
+    return {**kept, "signatures": {user: made}} if made else kept
+
+
+def is_signature(value: Any) -> bool:
+    try:
+        decode_base64(value, SIGNATURE_BYTES)
+    except Malformed:
+        return False
+    return True
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -12,6 +12,7 @@ from angarium.storage.contract import Audit, Outbox, Turns, TurnState, WebhookIn
 
 Json = dict[str, Any]
 Count = Query(50, ge=1, le=AUDIT_PAGE_MAX)
+Before = Query(None, ge=1, le=2**62)
 
 
 class AdminRoutes:
@@ -42,7 +43,7 @@ class AdminRoutes:
         return router
 
     async def audit(
-        self, request: Request, limit: int = Count, before: int | None = None
+        self, request: Request, limit: int = Count, before: int | None = Before
     ) -> Json:
         """The audit log, newest first; `before` is the id to go on from."""
         await self._looked(request, "audit")

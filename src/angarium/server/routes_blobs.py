@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel, Field
 
 from angarium.clock import Clock
@@ -13,6 +13,7 @@ from angarium.server.guard import Guard, caller
 from angarium.storage.contract import Blob, Blobs, Conversations
 
 Json = dict[str, Any]
+INDEX = Path(ge=0, le=BLOB_BYTES_MAX // BLOB_CHUNK_BYTES)
 
 
 class NewBlob(BaseModel):
@@ -71,7 +72,7 @@ class BlobRoutes:
         """Which chunks are stored."""
         return shape_of(await self._visible(request, id))
 
-    async def put_chunk(self, request: Request, id: str, index: int) -> Json:
+    async def put_chunk(self, request: Request, id: str, index: int = INDEX) -> Json:
         """Store one chunk (raw bytes); the same again changes nothing."""
         blob = await self._visible(request, id)
         if blob.owner != caller(request).user:
@@ -81,7 +82,7 @@ class BlobRoutes:
             raise TooLarge(f"a chunk has at most {BLOB_CHUNK_BYTES} bytes")
         return shape_of(await self._blobs.put_chunk(blob.id, index, chunk))
 
-    async def read_chunk(self, request: Request, id: str, index: int) -> Response:
+    async def read_chunk(self, request: Request, id: str, index: int = INDEX) -> Response:
         """One stored chunk."""
         blob = await self._visible(request, id)
         chunk = await self._blobs.read_chunk(blob.id, index)

@@ -360,3 +360,28 @@ def test_the_claim_rate_counts_pairs() -> None:
         False
     ] * 3
     assert rate.is_over("a", "x")
+
+
+def test_what_no_signature_covers_is_not_kept() -> None:
+    async def scenario(service: Service) -> None:
+        ada = service.device(ADA)
+        identity = ada.identity_keys() or {}
+        junk = {"unsigned": {"x": "\ud800" * 9}}
+        stuffed = change(ada, lambda keys: keys.update(junk))
+        stuffed["signatures"]["@eve:x"] = {"ed25519:E": "x" * 9}
+        stuffed["signatures"][ADA]["ed25519:E"] = {"deep": ["x"]}
+        await service.keys.upload_identity(
+            ADA, {**identity["master_key"], **junk}, {**identity["self_signing_key"], **junk}
+        )
+        key_id, key = next(iter(ada.make_prekeys(1, False)["one_time_keys"].items()))
+        await service.keys.upload(
+            ADA, device_keys=stuffed, one_time_keys={key_id: {**key, **junk}}
+        )
+        found = await service.keys.query(BOB, [ADA])
+        claimed = await service.keys.claim(BOB, {ADA: {ada.device: KEY_ALGORITHM}})
+
+        assert found["device_keys"][ADA][ada.device] == ada.device_keys()
+        assert "unsigned" not in repr(found)
+        assert claimed[ADA][ada.device] == {key_id: key}
+
+    run(scenario)

@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 import pytest
+import structlog
 
 from angarium.bus.contract import Joined, Left
 from angarium.ids import uuid7
@@ -142,21 +143,24 @@ def test_a_request_over_the_limit_is_refused(run: Any) -> None:
     run(scenario)
 
 
-def test_a_crash_is_an_internal_error_without_detail(
-    run: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_crash_is_an_internal_error_without_detail_and_is_logged_by_its_id(run: Any) -> None:
     async def scenario(api: Any) -> None:
         async def broken() -> None:
             raise RuntimeError("canary")
 
         api.app.add_api_route("/broken", broken)
-        answer = await api.http.get("/broken")
+        with structlog.testing.capture_logs() as logged:
+            answer = await api.http.get("/broken")
 
         assert (answer.status_code, code(answer)) == (500, "internal")
-        assert "canary" not in answer.text + caplog.text
-        assert answer.headers["x-request-id"] in answer.text
+        assert answer.headers["x-request-id"] in answer.json()["error"]["message"]
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert 'angarium_http_responses_total{class="5xx"} 1' in api.metrics.render()
+        (line,) = logged
+        assert line["request_id"] == answer.headers["x-request-id"]
+        assert (line["error"], line["path"]) == ("RuntimeError", "/broken")
+        assert line["at"].startswith("test_api.py:")
+        assert "canary" not in answer.text + repr(logged)
 
     run(scenario)
 
@@ -321,7 +325,9 @@ def test_an_attachment_is_closed_to_others(run: Any) -> None:
         assert (
             code(await api.call("PUT", f"{path}/chunks/0", BOB, content=b"abc")) == "forbidden"
         )
-        assert code(await api.call("PUT", f"{path}/chunks/9", content=b"abc")) == "malformed"
+        for index in ("9", "-1", str(10**30), "x"):
+            answer = await api.call("PUT", f"{path}/chunks/{index}", content=b"abc")
+            assert code(answer) == "malformed"
 
     run(scenario)
 
