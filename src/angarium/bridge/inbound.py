@@ -22,6 +22,9 @@ from angarium.kms.contract import Sealer
 from angarium.limits import RATE_PER_MINUTE
 from angarium.model.webhook import unpack_webhook, webhook_place
 from angarium.storage.contract import Fence, Vault, WebhookEntry, WebhookInbox
+from angarium.telemetry.log import get_logger
+
+log = get_logger("angarium.bridge")
 
 ENTRIES_AT_ONCE = 128  # Webhooks read from the inbox at a time.
 CONTACTS_AT_ONCE = 32  # Contacts worked for at a time; others wait their turn.
@@ -146,6 +149,7 @@ class InboundWorker:
         except Exception as error:
             # Whatever it is, one webhook must not stop the others: counted, then a dead letter.
             reason = error.code if isinstance(error, AngariumError) else type(error).__name__
+            log.warning("bridge.webhook_failed", entry=entry.id, reason=reason, exc_info=True)
             return await self._failed(entry, reason)
         self._not_before.pop(entry.id, None)
         self._count("webhook_done")
