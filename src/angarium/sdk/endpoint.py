@@ -17,7 +17,7 @@ from angarium.clock import Clock
 from angarium.e2ee.body import Body, pack, unpack
 from angarium.e2ee.engine import CryptoEngine
 from angarium.e2ee.parts import open_part, seal_part
-from angarium.errors import AngariumError, Malformed, Unauthenticated, Unavailable
+from angarium.errors import AngariumError, Malformed, NotFound, Unauthenticated, Unavailable
 from angarium.ids import ConversationId, DeviceId, MessageKey, RandomBytes, UserId, uuid7
 from angarium.kms.contract import Sealer
 from angarium.limits import TYPING_TTL_MS
@@ -51,6 +51,9 @@ from angarium.sdk.records import SELF, Records, SelfRecord
 from angarium.sdk.talk import Talk
 from angarium.sdk.transport import ABNORMAL, Connection, Connector
 from angarium.storage.contract import Fence, Vault, Write
+
+UPKEEP_EVERY_S = 6 * 3600.0
+CLOSE_WAIT_S = 5.0  # For the last write, when a device is closed.
 
 
 class DeviceEndpoint:
@@ -142,7 +145,11 @@ class DeviceEndpoint:
     async def close(self) -> None:
         self._closing = True
         if self.error is None:
-            await self._desk.journal.flushed()
+            try:
+                async with asyncio.timeout(CLOSE_WAIT_S):
+                    await self._desk.journal.flushed()
+            except TimeoutError:
+                pass  # The store is away; what is not durable was never promised.
         self._act(self._desk.machine.stop(self._desk.now_s()))
         tasks = list(self._tasks)
         for task in tasks:
@@ -159,10 +166,24 @@ class DeviceEndpoint:
     async def _publish(self) -> None:
         desk = self._desk
         if (await desk.records.own()).published:
-            self._spawn(desk.keyring.top_up())
+            self._spawn(self._upkeep())
             return
         await desk.keyring.publish()
+        self._spawn(self._upkeep())
         await desk.journal.add((), [desk.records.put(SELF, SelfRecord(published=True))])
+
+    async def _upkeep(self) -> None:
+        """Prekeys and the fallback key, now and every few hours."""
+        keyring = self._desk.keyring
+        while True:
+            try:
+                await keyring.top_up()
+            except NotFound:
+                # The server was restored to a time before this device: it must learn of it.
+                await keyring.publish()
+            except Unavailable:
+                pass  # Away: the next round, or the next key used, does it.
+            await asyncio.sleep(UPKEEP_EVERY_S)
 
     async def _persist(self) -> None:
         await asyncio.shield(self._desk.persist())

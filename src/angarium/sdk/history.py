@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 import msgspec
 
 from angarium.e2ee.body import Body
-from angarium.errors import SealBroken
+from angarium.errors import Gone, Replayed, SealBroken
 from angarium.ids import ConversationId, DeviceId, MessageKey, UserId
 from angarium.kms.contract import Sealer
 from angarium.sdk.contract import Happened, Received
 from angarium.storage.contract import PutRecord, Vault, Write
 
 PENDING_MESSAGES_MAX = 4096  # Unread by one iterator; the oldest is dropped (it is in history).
+_SHOWN_BEFORE = (Replayed.code, Gone.code)
 
 
 class HistoryRecord(msgspec.Struct, array_like=True):
@@ -66,6 +67,8 @@ class History:
         self._feeds: list[Feed] = []
 
     def plan(self, received: Received) -> Sequence[Write]:
+        if received.problem in _SHOWN_BEFORE or (received.own and received.problem):
+            return []  # What was kept when it came first is not overwritten.
         key = f"{received.conversation}/{received.sequence:012d}"
         record = HistoryRecord(
             received.conversation,
