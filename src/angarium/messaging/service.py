@@ -73,6 +73,7 @@ class Messaging:
         self._bus, self._clock, self._conversations = bus, clock, conversations
         self._head_check = head_check
         self._chores = Chores()
+        self._recent = Recent()
         self._loops: list[asyncio.Task[None]] = []
         self._unsubscribe: Callable[[], None] = lambda: None
         self._announced: dict[ConversationId, Appended] = {}
@@ -91,7 +92,6 @@ class Messaging:
             clock=clock,
             loaded=self._roster_loaded,
         )
-        self._recent = Recent()
         self._appender = Appender(
             log=log, clock=clock, figures=self.figures, done=self._appended
         )
@@ -110,21 +110,27 @@ class Messaging:
             fold=self._fold,
             figures=self.figures,
         )
+        self._open_doors(log, authenticate, limiter, node_id)
+
+    def _open_doors(
+        self, log: MessageLog, authenticate: Authenticate, limiter: Limiter | None, node_id: str
+    ) -> None:
+        """What lets sends and hellos in."""
         self._sending = Sending(
             hub=self._hub,
             rosters=self._rosters,
             appender=self._appender,
-            clock=clock,
+            clock=self._clock,
             figures=self.figures,
             limiter=limiter,
         )
         self._greeter = Greeter(
             hub=self._hub,
             log=log,
-            conversations=conversations,
+            conversations=self._conversations,
             device_lists=self._device_lists,
             delivery=self._delivery,
-            clock=clock,
+            clock=self._clock,
             authenticate=authenticate,
             node_id=node_id,
             welcomed=self._welcomed,

@@ -302,7 +302,26 @@ def test_truncated_and_mutated_frames_are_never_more_than_a_close(
     tag=st.sampled_from(["hello", "send", "ack", "get", "evt", "part", "ping", "bye", "new"]),
     fields=st.dictionaries(
         st.sampled_from(
-            "v dev tok feat resume win id c key cs to kind a from n s i ct".split()
+            [
+                "v",
+                "dev",
+                "tok",
+                "feat",
+                "resume",
+                "win",
+                "id",
+                "c",
+                "key",
+                "cs",
+                "to",
+                "kind",
+                "a",
+                "from",
+                "n",
+                "s",
+                "i",
+                "ct",
+            ]
         ),
         values,
         max_size=8,
