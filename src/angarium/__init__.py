@@ -4,7 +4,6 @@ Nothing is imported until it is asked for, so that `import angarium` costs nothi
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import Any
 
 _HOMES = {
@@ -24,6 +23,8 @@ __all__ = [*_HOMES]
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
+        from importlib.metadata import version
+
         return version("angarium")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
