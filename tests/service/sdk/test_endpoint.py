@@ -195,3 +195,15 @@ def test_nobody_without_a_trusted_device_is_written_to() -> None:
             await ann.submit(c, Body(text="x"))
 
     run(scenario)
+
+
+def test_more_than_credit_and_flight_limits_arrives_whole_and_in_order() -> None:
+    async def scenario(w: World) -> None:
+        for_bob = Notebook()
+        await w.device("bob", for_bob)
+        ann = await w.device("ann", Notebook())
+        c = await ann.converse([BOB])
+        await asyncio.gather(*(ann.submit(c, Body(text=str(n))) for n in range(300)))
+        assert await for_bob.texts(300) == [str(n) for n in range(300)]
+
+    run(scenario)
