@@ -115,6 +115,10 @@ def not_answered(facts: Facts) -> None:
     del facts.answers["key-3"]
 
 
+def done_twice(facts: Facts) -> None:
+    facts.effects += [(TALK, 3), (TALK, 3)]
+
+
 def key_taken_twice(facts: Facts) -> None:
     facts.taken_keys.append(("BOT001", "a"))
 
@@ -145,6 +149,7 @@ BREAKS: list[tuple[Callable[[Facts], None], str]] = [
     (plaintext_found, "I9"),
     (answered_twice, "I10"),
     (not_answered, "I10"),
+    (done_twice, "I10"),
     (key_taken_twice, "I11"),
     (step_reused, "a ratchet step"),
     (error_unseen, "an error"),

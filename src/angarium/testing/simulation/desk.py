@@ -36,7 +36,7 @@ class SimulatedGateway:
     illness: Illness
     figures: StoreFigures
     history: History
-    effects: list[tuple[str, int, str]]
+    effects: list[tuple[str, int]]
     journal: bool
     process: Process | None = None
     opened: asyncio.Event = field(default_factory=asyncio.Event)
@@ -93,17 +93,17 @@ class SimulatedGateway:
         )
 
 
-def make_echo(effects: list[tuple[str, int, str]]) -> Agent:
+def make_echo(effects: list[tuple[str, int]]) -> Agent:
     """An agent that says again what it heard; every second time it also does something once.
 
-    `effects` gets (conversation, sequence, idempotency key) whenever that really happens.
+    `effects` gets (conversation, sequence) whenever that really happens.
     """
     echo = Agent("echo", "Says again what it heard")
 
     @echo.on_turn
     async def answer(turn: Turn) -> AsyncIterator[str]:
         async def book(key: str) -> str:
-            effects.append((turn.conversation, turn.sequence, key))
+            effects.append((turn.conversation, turn.sequence))
             await asyncio.sleep(0.2)
             return key
 

@@ -64,6 +64,7 @@ class Facts:
     histories: list[History]
     agents: frozenset[str] = frozenset()  # users that answer
     answers: dict[str, list[str]] = field(default_factory=dict)  # message key -> answering keys
+    effects: list[tuple[str, int]] = field(default_factory=list)  # done for a message
     misdelivered: list[str] = field(default_factory=list)  # seen on the wire
     reused_steps: list[str] = field(default_factory=list)  # seen on the wire
     leaks: list[str] = field(default_factory=list)  # places where a canary was found
@@ -84,6 +85,7 @@ def judge(facts: Facts) -> list[str]:
         nobody_else_receives,
         recovered_in_time,
         answered_once,
+        done_at_most_once,
         keys_taken_once,
         ratchets_move_on,
     )
@@ -224,6 +226,13 @@ def answered_once(facts: Facts) -> Iterable[str]:
             if said.wants_answer and len(answers) != 1:
                 place = f"{short(said.conversation)}, key {short(said.key)}"
                 yield f"I10 {history.device}: {len(answers)} answers ({place})"
+
+
+def done_at_most_once(facts: Facts) -> Iterable[str]:
+    """I10: what an agent declares as `once` happens at most once for a message."""
+    for (conversation, sequence), times in Counter(facts.effects).items():
+        if times > 1:
+            yield f"I10 {short(conversation)}/{sequence}: done {times} times"
 
 
 def keys_taken_once(facts: Facts) -> Iterable[str]:

@@ -61,6 +61,10 @@ def simulate(seed: int, switches: Switches = ALL_ON, tell: Tell | None = None) -
     plan = make_plan(seed)
     lines = _Lines()
     logger = logging.getLogger("angarium")
+    level, propagate = logger.level, logger.propagate
+    # Every line is looked at, none is printed.
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
     logger.addHandler(lines)
     try:
         return run(seed, lambda loop: World(loop, plan, switches, lines, tell).play())
@@ -68,6 +72,8 @@ def simulate(seed: int, switches: Switches = ALL_ON, tell: Tell | None = None) -
         return Outcome(seed, [f"I8 stuck: {error}"])
     finally:
         logger.removeHandler(lines)
+        logger.setLevel(level)
+        logger.propagate = propagate
 
 
 class _Lines(logging.Handler):
@@ -76,9 +82,13 @@ class _Lines(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
         self.leaked = False
+        self.seen = 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        shown = f"{record.getMessage()} {record.__dict__} {record.exc_info}"
+        shown = f"{record.getMessage()} {record.__dict__}"
+        if record.exc_info:
+            shown += logging.Formatter().formatException(record.exc_info)
+        self.seen += 1
         self.leaked = self.leaked or CANARY.decode() in shown
 
 
@@ -104,7 +114,7 @@ class World:
         self._reused: list[str] = []
         self._misdelivered: list[str] = []
         self._leaks: set[str] = set()
-        self._effects: list[tuple[str, int, str]] = []
+        self._effects: list[tuple[str, int]] = []
         self._stores: SqliteStore | None = None
         self._nodes: list[SimulatedNode] = []
         self._people: list[SimulatedPerson] = []
@@ -135,6 +145,7 @@ class World:
             "store_faults": self._store_figures.before
             + self._store_figures.after
             + self._store_figures.zombie,
+            "log_lines": self._lines.seen,
             "virtual_s": round(self._loop.time()),
         }
         return Outcome(self._plan.seed, violations, figures)
@@ -412,6 +423,7 @@ class World:
             histories=[*histories, self._gateway_history],
             agents=frozenset({GATEWAY}),
             answers={ref: sorted(keys) for ref, keys in answers.items()},
+            effects=self._effects,
             misdelivered=self._misdelivered,
             reused_steps=self._reused,
             leaks=sorted(self._leaks),
