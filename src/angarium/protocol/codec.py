@@ -150,7 +150,7 @@ def frame_by_frame(parsed: Any, union: Any) -> list[Any]:
                 frames.append(msgspec.convert(item, union))
             except (msgspec.ValidationError, ValueError) as error:
                 raise Malformed(f"a `{item['t']}` frame has wrong fields") from error
-        elif isinstance(item.get("id"), int):
+        elif type(item.get("id")) is int and -(2**63) <= item["id"] < 2**64:
             frames.append(UnknownFrame(item["id"], item["t"][:32]))
     return frames
 

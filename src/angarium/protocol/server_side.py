@@ -72,6 +72,7 @@ CLOSE_GOAWAY = 4001
 CLOSE_RESYNC = 4010
 CLOSE_NO_PONG = 4012
 HEADS_PER_FRAME = 1000
+REF_CHARACTERS_MAX = 128
 _REASON_BYTES_MAX = 120  # A close reason is part of a control frame of at most 125 bytes.
 
 
@@ -283,11 +284,14 @@ class ServerSide:
             event.s = min(event.s, self.backlog.cursors[event.c].head)
             if event.s < 1:
                 return
+        else:
+            event.s = 0
         effects.append(Relay(event))
 
     def _on_part(self, part: Part, effects: list[Effect]) -> None:
         weight_bytes = len(part.ct) + sum(len(sealed.ct) for sealed in part.to)
-        if part.c in self.backlog.cursors and weight_bytes <= EVENT_BYTES_MAX and part.i >= 0:
+        sound = 0 <= part.i <= SEQUENCE_MAX and len(part.ref) <= REF_CHARACTERS_MAX
+        if sound and part.c in self.backlog.cursors and weight_bytes <= EVENT_BYTES_MAX:
             effects.append(Relay(part))
 
     # --- welcome and backlog ------------------------------------------------------------------
