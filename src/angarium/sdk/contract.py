@@ -1,10 +1,10 @@
 """What a connected device offers to the program behind it: a person's client, the gateway, the
 bridge. One implementation (`sdk/endpoint.py`) serves all three.
 
-Receiving is one local transaction: ratchet state, cursor and whatever the program wants to keep
-of the message are written together; only then is the message acknowledged. Sending likewise: the
-ciphertext and the ratchet step are durable before the first byte leaves, and a crash re-sends the
-same ciphertext under the same key.
+Receiving is one local transaction: ratchet state, cursor and whatever the program wants to
+keep of the message are written together; only then is the message acknowledged. Sending
+likewise: the ciphertext and the ratchet step are durable before the first byte leaves, and a
+crash re-sends the same ciphertext under the same key.
 """
 
 from collections.abc import Sequence
@@ -104,10 +104,11 @@ class Endpoint(Protocol):
         also: Sequence[Write] = (),
     ) -> MessageKey:
         """Seal for every trusted device of the participants, make ciphertext, ratchet step and
-        `also` durable in one write, and queue it for the wire. Returns its key at once after the
-        write; it will be appended, whatever crashes. A key submitted before changes nothing.
+        `also` durable in one write, and queue it for the wire. Returns its key at once after
+        the write; it will be appended, whatever crashes. A key submitted before changes nothing.
 
-        Raises UnverifiedDevice when a participant has no trusted device, IdentityChanged, Fenced.
+        Raises UnverifiedDevice when a participant has no trusted device, IdentityChanged,
+        Fenced.
         """
         ...
 
