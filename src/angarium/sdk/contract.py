@@ -105,7 +105,8 @@ class Endpoint(Protocol):
     ) -> MessageKey:
         """Seal for every trusted device of the participants, make ciphertext, ratchet step and
         `also` durable in one write, and queue it for the wire. Returns its key at once after
-        the write; it will be appended, whatever crashes. A key submitted before changes nothing.
+        the write; it will be appended, whatever crashes. A key submitted before changes
+        nothing.
 
         Raises UnverifiedDevice when a participant has no trusted device, IdentityChanged,
         Fenced.
