@@ -235,7 +235,7 @@ class Messaging:
     # --- the log answers ------------------------------------------------------------------
 
     def _appended(self, batch: list[Pending], results: list[AppendResult]) -> None:
-        doorbells: dict[ConversationId, Appended] = {}
+        newest: dict[ConversationId, Accepted] = {}
         for pending, result in zip(batch, results, strict=True):
             machine, message = pending.connection.machine, pending.message
             if not isinstance(result, Accepted):
@@ -251,26 +251,22 @@ class Messaging:
             else:
                 self.figures.accepted += 1
                 self._delivery.accepted(stored(message, result))
-            self._ring_bell(doorbells, message.conversation, result)
+            known = newest.get(message.conversation)
+            if known is None or known.sequence < result.sequence:
+                newest[message.conversation] = result
         # Stored before told: a crash between the two costs a late delivery, never a message.
-        if doorbells:
+        if newest:
+            doorbells = {c: self._doorbell(c, result) for c, result in newest.items()}
             self._bus.publish(list(doorbells.values()))
-            self._announced.update(doorbells)
+            if self._head_check:
+                self._announced.update(doorbells)
 
-    def _ring_bell(
-        self, doorbells: dict[ConversationId, Appended], c: ConversationId, result: Accepted
-    ) -> None:
+    def _doorbell(self, c: ConversationId, result: Accepted) -> Appended:
         """One doorbell for the newest message of each conversation is enough."""
-        rung = doorbells.get(c)
-        if rung is None or rung.sequence < result.sequence:
-            live, roster = self._delivery.find(c), self._rosters.find(c)
-            conversation = (
-                live.conversation if live else roster.conversation if roster else None
-            )
-            users = (
-                tuple(each.user for each in conversation.participants) if conversation else ()
-            )
-            doorbells[c] = Appended(c, result.epoch, result.sequence, users)
+        live, roster = self._delivery.find(c), self._rosters.find(c)
+        conversation = live.conversation if live else roster.conversation if roster else None
+        users = tuple(each.user for each in conversation.participants) if conversation else ()
+        return Appended(c, result.epoch, result.sequence, users)
 
     # --- the bus tells --------------------------------------------------------------------
 
