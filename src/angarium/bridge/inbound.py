@@ -1,6 +1,7 @@
 """Stored webhooks inward: each contact's messages in order, each submitted once."""
 
 import asyncio
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -149,7 +150,10 @@ class InboundWorker:
         except Exception as error:
             # Whatever it is, one webhook must not stop the others: counted, then a dead letter.
             reason = error.code if isinstance(error, AngariumError) else type(error).__name__
-            log.warning("bridge.webhook_failed", entry=entry.id, reason=reason, exc_info=True)
+            # Where, but not what was said: a traceback shows values, and those are people's.
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{frame.name}:{frame.lineno}"
+            log.warning("bridge.webhook_failed", entry=entry.id, reason=reason, where=where)
             return await self._failed(entry, reason)
         self._not_before.pop(entry.id, None)
         self._count("webhook_done")
