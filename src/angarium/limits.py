@@ -98,6 +98,7 @@ CHAIN_ACK_MESSAGES = 16  # ... over at most this many; beyond it no verdict.
 # Attachments (ciphertext).
 BLOB_BYTES_MAX = 64 * 1024 * 1024
 BLOB_CHUNK_BYTES = 1024 * 1024
+FILE_READ_BYTES_MAX = 32 * 1024 * 1024  # Read whole by an agent. Over it: TooLarge.
 BLOB_KEPT_S = 30 * 24 * 3600
 BLOB_UPLOAD_OPEN_S = 24 * 3600  # An unfinished upload is dropped then.
 
@@ -167,3 +168,7 @@ STORE_CONVERSATIONS_CACHED = 16384  # Over it the least recently used head is re
 STORE_WAL_CHECKPOINT_BYTES = 16 * 1024 * 1024  # From here on it is copied back, beside writes.
 STORE_WAL_BYTES_MAX = 64 * 1024 * 1024  # From here on each round waits longer for readers.
 STORE_OPEN_ATTEMPTS = 20  # Another process creates the file meanwhile; then Unavailable.
+
+# Housekeeping of a node. Webhooks are kept for deduplication as long as providers repeat them.
+HOUSEKEEPING_EVERY_S = 600.0
+WEBHOOK_KEPT_S = 8 * 24 * 3600

@@ -7,7 +7,7 @@ down in the opposite order. Each part may use those that came up before it.
 import asyncio
 import hashlib
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from importlib.metadata import version
@@ -21,17 +21,22 @@ from angarium.bridge.bridge import Bridge
 from angarium.bridge.contacts import Contacts
 from angarium.bridge.policy import Policy
 from angarium.bus.local import LocalBus
+from angarium.channels.guarded import GuardedChannel
 from angarium.channels.twilio import Twilio
 from angarium.channels.twilio_account import development_twilio
 from angarium.clock import SystemClock
 from angarium.config import Settings
-from angarium.errors import Misconfigured, Unavailable
-from angarium.ids import DeviceId, UserId, check_user_id
+from angarium.e2ee.body import FileRef
+from angarium.errors import AngariumError, Misconfigured, Unavailable
+from angarium.ids import ConversationId, DeviceId, UserId, check_user_id
 from angarium.keys.directory import Keys
 from angarium.kms.local import open_kms
 from angarium.kms.sealer import DataKeySealer, open_sealer
+from angarium.limits import API_REQUESTS_PER_MINUTE, HOUSEKEEPING_EVERY_S, WEBHOOK_KEPT_S
 from angarium.messaging.service import Messaging
-from angarium.sdk.api import HttpApi
+from angarium.resilience import Breaker
+from angarium.sdk import attachments
+from angarium.sdk.api import HttpApi, Token
 from angarium.sdk.contract import Endpoint, Sink
 from angarium.sdk.stored import StoredEndpoint, own_device
 from angarium.sdk.transport import PicowsConnector
@@ -49,6 +54,7 @@ from angarium.storage.sqlite.store import SqliteStore, open_sqlite
 from angarium.telemetry.log import get_logger
 from angarium.telemetry.metrics import Metrics
 
+Figures = Callable[[], Mapping[str, int | float]]
 SERVICE_TOKEN_TTL_S = 3600.0
 RETRY_GATEWAY_S = 1.0
 log = get_logger("angarium.node")
@@ -82,11 +88,13 @@ class Node:
                 routers += await self._start_messaging()
             if "bridge" in self.services:
                 routers.append(await self._make_bridge())
+            gateway = await self._make_gateway() if "gateway" in self.services else None
             await self._start_http(routers)
-            if "gateway" in self.services:
-                self._own(self._run_gateway(await self._make_gateway()), "gateway")
+            if gateway is not None:
+                self._own(self._run_gateway(gateway))
             if self.bridge is not None:
-                self._own(self.bridge.run(), "bridge")
+                self._own(self.bridge.run())
+            self._own(self._keep_house())
             await self._wait_ready()
         except BaseException:
             await self.stop()
@@ -129,7 +137,7 @@ class Node:
         self._checks: dict[str, Callable[[], Awaitable[None]]] = {"store": self.sqlite.check}
         self._gauges("store", "Of the embedded store.", self.sqlite.figures)
 
-    def _gauges(self, part: str, about: str, read: Callable[[], dict[str, int]]) -> None:
+    def _gauges(self, part: str, about: str, read: Figures) -> None:
         for name in read():
             self.metrics.gauge(f"{part}_{name}", about, partial(_one, read, name))
 
@@ -163,6 +171,8 @@ class Node:
         await self.messaging.start()
         self._parts.push_async_callback(self.messaging.stop)
         await websocket.start()
+        self._checks["websocket"] = websocket.check
+        self._gauges("messaging", "Of the messaging service.", self.messaging.figures.numbers)
         self._parts.push_async_callback(websocket.stop)
         self.websocket_url = settings.public_websocket_url or (
             f"ws://{settings.host}:{websocket.port}/ws"
@@ -176,7 +186,7 @@ class Node:
             tokens=self.tokens,
             audit=AuditTrail(audit=store.audit, clock=self.clock, secret=self.secret),
             roles=roles,
-            limiter=self.limiter,
+            limiter=Limiter(API_REQUESTS_PER_MINUTE, self.clock),
             well_known=WellKnown(self.websocket_url, self.gateway_user, version("angarium")),
         )
         return api_routers(parts)
@@ -213,20 +223,26 @@ class Node:
 
     # --- devices of our own -------------------------------------------------------------------
 
-    def _endpoint(
-        self, user: UserId, kind: str, sealer: DataKeySealer, sink: Sink, fence: Fence | None
-    ) -> Endpoint:
+    def _token_of(self, user: UserId) -> Token:
         async def token(fresh: bool) -> str:
             return self.tokens.mint(user, SERVICE_TOKEN_TTL_S, ("user", "service"))
 
+        return token
+
+    def _api(self, user: UserId) -> HttpApi:
+        return HttpApi(self.settings.relay_url or self.http_url, self._token_of(user))
+
+    def _endpoint(
+        self, user: UserId, kind: str, sealer: DataKeySealer, sink: Sink, fence: Fence | None
+    ) -> Endpoint:
         return StoredEndpoint(
             user=user,
             kind="gateway" if kind == "gateway" else "bridge",
             vault=self.store.vault,
             sealer=sealer,
-            api=HttpApi(self.settings.relay_url or self.http_url, token),
+            api=self._api(user),
             connector=PicowsConnector(self.websocket_url),
-            token=token,
+            token=self._token_of(user),
             clock=self.clock,
             sink=sink,
             fence=fence,
@@ -252,6 +268,7 @@ class Node:
             sealer=sealer,
             registry=registry,
             clock=self.clock,
+            read_file=self._read_file,
         )
         self._gauges("gateway", "Of the gateway.", gateway.figures)
         self._checks["gateway"] = self._check_gateway
@@ -274,6 +291,13 @@ class Node:
         finally:
             await gateway.close(grace_s=5.0)
 
+    async def _read_file(self, conversation: ConversationId, file: FileRef) -> bytes:
+        api = self._api(self.gateway_user)
+        try:
+            return await attachments.read(api, conversation, file)
+        finally:
+            await api.close()
+
     async def _check_gateway(self) -> None:
         if not self.gateway_open:
             raise Unavailable("the agents' device is not connected yet")
@@ -287,12 +311,15 @@ class Node:
         public = settings.public_base_url or self.http_url
         http = httpx2.AsyncClient(trust_env=False)
         self._parts.push_async_callback(http.aclose)
-        channel = Twilio(
-            account_sid=account,
-            auth_tokens=tokens,
-            status_url=f"{public}/webhooks/twilio/status",
-            http=http,
-            api_base=self._twilio_base(),
+        channel = GuardedChannel(
+            Twilio(
+                account_sid=account,
+                auth_tokens=tokens,
+                status_url=f"{public}/webhooks/twilio/status",
+                http=http,
+                api_base=self._twilio_base(),
+            ),
+            Breaker("twilio", self.clock),
         )
         sealer = await self._sealer("bridge")
         counts = self.metrics.labelled("bridge_total", "What the bridge did.", "what")
@@ -348,16 +375,25 @@ class Node:
 
     # --- tasks --------------------------------------------------------------------------------
 
-    def _own(self, work: Awaitable[None], name: str) -> None:
+    def _own(self, work: Awaitable[None]) -> None:
         self._work.add(asyncio.ensure_future(work))
 
     async def failed(self) -> None:
         """Return when a task of the node ended, which none does by itself. Raises its error."""
-        if not self._work:
-            await asyncio.Event().wait()
         done, _ = await asyncio.wait(self._work, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
+
+    async def _keep_house(self) -> None:
+        """Drop what is past its time, now and again; a store that is away is asked later."""
+        while True:
+            try:
+                now_ms = self.clock.now_ms()
+                await self.store.blobs.expire(now_ms)
+                await self.store.webhooks.forget(now_ms - WEBHOOK_KEPT_S * 1000)
+            except AngariumError as error:
+                log.warning("housekeeping.delayed", code=error.code)
+            await asyncio.sleep(HOUSEKEEPING_EVERY_S)
 
     async def _wait_ready(self) -> None:
         while await self.health.failures():
@@ -367,5 +403,5 @@ class Node:
             await asyncio.sleep(0.01)
 
 
-def _one(read: Callable[[], dict[str, int]], name: str) -> float:
+def _one(read: Figures, name: str) -> float:
     return read()[name]

@@ -39,6 +39,7 @@ from angarium.agents.replies import Replies
 from angarium.agents.tools import LiveTools, Suspended
 from angarium.e2ee.body import FileRef
 from angarium.errors import NotFound
+from angarium.ids import ConversationId
 from angarium.limits import (
     HANDOFFS_PER_TURN_MAX,
     TURN_ATTEMPTS,
@@ -49,11 +50,11 @@ from angarium.limits import (
 )
 from angarium.storage.contract import PutTurn, Write
 
-ReadFile = Callable[[FileRef], Awaitable[bytes]]
+ReadFile = Callable[[ConversationId, FileRef], Awaitable[bytes]]
 _log = logging.getLogger(__name__)
 
 
-async def no_files(_file: FileRef) -> bytes:
+async def no_files(_conversation: ConversationId, _file: FileRef) -> bytes:
     """The file reader of a gateway that has none."""
     raise NotFound("this gateway does not read attachments")
 
@@ -215,14 +216,16 @@ class TurnRunner:
             agent=record.agent,
             attempt=record.attempts,
             tools=tools,
-            attachments=tuple(self._attachment(file) for file in body.files),
+            attachments=tuple(
+                self._attachment(record.conversation, file) for file in body.files
+            ),
             memory=memory,
             history=tuple((role, text) for role, text in history),
         )
 
-    def _attachment(self, file: FileRef) -> Attachment:
+    def _attachment(self, conversation: ConversationId, file: FileRef) -> Attachment:
         async def read() -> bytes:
-            return await self._read_file(file)
+            return await self._read_file(conversation, file)
 
         return Attachment(file.name, file.content_type, file.size, read)
 

@@ -77,11 +77,3 @@ def announce(folder: Path, node: Node) -> Path:
     aside.write_text(json.dumps(where))
     aside.replace(path)
     return path
-
-
-def node_url(folder: Path, default: str = "http://127.0.0.1:8400") -> str:
-    """The HTTP URL of the node that serves this data folder, if one does."""
-    try:
-        return str(json.loads((folder / ANNOUNCEMENT).read_text())["http_url"])
-    except (OSError, ValueError, KeyError):
-        return default

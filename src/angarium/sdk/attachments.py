@@ -10,9 +10,9 @@ from pathlib import Path
 
 from angarium.e2ee.attachments import FileOpener, SealedFile
 from angarium.e2ee.body import FileRef
-from angarium.errors import Misconfigured, SealBroken
+from angarium.errors import Misconfigured, SealBroken, TooLarge
 from angarium.ids import ConversationId, RandomBytes
-from angarium.limits import BLOB_CHUNK_BYTES
+from angarium.limits import BLOB_CHUNK_BYTES, FILE_READ_BYTES_MAX
 from angarium.sdk.api import Api
 
 
@@ -86,6 +86,18 @@ async def save(api: Api, conversation: ConversationId, file: FileRef, target: Pa
         opened.unlink(missing_ok=True)
     fetched.unlink(missing_ok=True)
     return target
+
+
+async def read(api: Api, conversation: ConversationId, file: FileRef) -> bytes:
+    """The file's bytes, opened and checked, for a program that wants them in memory.
+
+    Raises TooLarge above FILE_READ_BYTES_MAX, SealBroken, NotFound, and what the API raises.
+    """
+    if file.size > FILE_READ_BYTES_MAX:
+        raise TooLarge(f"a file read into memory has at most {FILE_READ_BYTES_MAX} bytes")
+    opener = FileOpener(conversation, file)
+    chunks = [await api.read_chunk(file.blob, index) for index in range(file.chunks)]
+    return b"".join(opener.open(iter(chunks)))
 
 
 async def _fetch(api: Api, file: FileRef, fetched: Path) -> None:

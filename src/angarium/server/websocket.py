@@ -8,7 +8,7 @@ from typing import Any
 
 import picows
 
-from angarium.errors import Misconfigured, PortInUse
+from angarium.errors import Misconfigured, PortInUse, Unavailable
 from angarium.limits import FRAME_BYTES_MAX
 from angarium.messaging.engine import EngineListener
 from angarium.protocol.frames import SUBPROTOCOL_JSON, SUBPROTOCOL_MSGPACK
@@ -158,6 +158,11 @@ class WebSocketServer:
         """The port listened on; interesting when 0 was asked for."""
         sockets = self._server.sockets if self._server is not None else ()
         return int(sockets[0].getsockname()[1]) if sockets else 0
+
+    async def check(self) -> None:
+        """Raises Unavailable when it does not listen."""
+        if self._server is None or not self._server.is_serving():
+            raise Unavailable("the WebSocket endpoint does not listen")
 
     def stop_accepting(self) -> None:
         """Connections stay; no new one is taken."""
