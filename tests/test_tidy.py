@@ -133,7 +133,12 @@ def test_modules_of_one_package_do_not_import_in_circles() -> None:
         for path in MODULES
     }
     edges = {
-        module: {target for name in names for target in (name, name.rpartition(".")[0]) if target in graph}
+        module: {
+            target
+            for name in names
+            for target in (name, name.rpartition(".")[0])
+            if target in graph
+        }
         for module, names in graph.items()
     }
     done: set[str] = set()
@@ -150,7 +155,9 @@ def test_modules_of_one_package_do_not_import_in_circles() -> None:
         walk(module, ())
 
 
-PRIVATE = re.compile("/work" + "/|/ro" + "ot/|pypi-" + "more|registry" + r"\.npmjs|files\.pyth" + "onhosted")
+PRIVATE = re.compile(
+    "/work" + "/|/ro" + "ot/|pypi-" + "more|registry" + r"\.npmjs|files\.pyth" + "onhosted"
+)
 
 
 def test_no_path_of_a_machine_and_no_registry_host_is_in_the_tree() -> None:
@@ -159,4 +166,6 @@ def test_no_path_of_a_machine_and_no_registry_host_is_in_the_tree() -> None:
     files = [path for place in places for path in (ROOT / place).rglob("*") if path.is_file()]
     files += [ROOT / "README.md", ROOT / "Makefile", ROOT / "pyproject.toml"]
     read = [path for path in files if path.suffix in kinds and "__pycache__" not in path.parts]
-    assert not [name_of(path) for path in read if PRIVATE.search(path.read_text(errors="replace"))]
+    assert not [
+        name_of(path) for path in read if PRIVATE.search(path.read_text(errors="replace"))
+    ]

@@ -347,6 +347,15 @@ class Node:
             count=counts.add,
             rate_per_minute=settings.rate_per_minute,
         )
+        self._checks["bridge"] = self._check_bridge
+        self.metrics.gauge(
+            "bridge_inbound_last_ms", "When a contact last wrote.",
+            lambda: bridge.inbound.received_ms,
+        )  # fmt: skip
+        self.metrics.gauge(
+            "bridge_delivered_last_ms", "When a delivery was last confirmed.",
+            lambda: bridge.outbox.delivered_ms,
+        )  # fmt: skip
         return webhook_router(
             channel=channel,
             inbox=store.webhooks,
@@ -355,6 +364,10 @@ class Node:
             public_base_url=public,
             wake=bridge.wake,
         )
+
+    async def _check_bridge(self) -> None:
+        if self.bridge is None or not self.bridge.working:
+            raise Unavailable("the bridge does not hold its lease yet")
 
     def _twilio_account(self) -> tuple[str, tuple[str, ...], str]:
         settings = self.settings
