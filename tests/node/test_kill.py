@@ -1,4 +1,4 @@
-"""kill -9 of the real process under load: nothing acknowledged is lost, nothing answered twice."""
+"""kill -9 of the real process under load: nothing acknowledged is lost or answered twice."""
 
 import asyncio
 import random

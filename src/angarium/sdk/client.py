@@ -16,9 +16,9 @@ from typing import Any
 
 from angarium.clock import Clock, SystemClock
 from angarium.e2ee.body import Body, FileRef
-from angarium.errors import AngariumError, Misconfigured
+from angarium.errors import AngariumError, Misconfigured, UnverifiedDevice
 from angarium.ids import ConversationId, MessageKey, UserId, check_user_id
-from angarium.sdk import attachments
+from angarium.sdk import attachments, linking
 from angarium.sdk.contract import Delivered, Happened, Received
 from angarium.sdk.history import Feed, History
 
@@ -198,9 +198,9 @@ class Client:
         found = await discover(self.url)
         self.gateway = str(found.get("gateway", ""))
         vault, sealer = await self._open_folder()
-        engine = await self._engine(vault, sealer, Records)
         self.api = HttpApi(self.url, self._bearer)
         self._closers.append(self.api.close)
+        engine = await self._engine(vault, sealer, Records)
         self.engine = engine
         self.kept = History(vault, sealer, engine.device)
         await self._start(vault, sealer, PicowsConnector(found["websocket_url"]))
@@ -238,6 +238,12 @@ class Client:
         saved = await records(vault, sealer, f"device/{device}").engine_records()
         if "account" in saved:
             return OlmEngine.load(self.user, device, saved, clock=self._clock)
+        lists = await self.api.query_keys([self.user])
+        if self.user in lists.get("master_keys", {}):
+            # The user has an identity: this device waits until an earlier one signs it.
+            return OlmEngine.create_device(
+                self.user, device, kind="sdk", identity=None, clock=self._clock
+            )
         return OlmEngine.create(self.user, device, kind="sdk", clock=self._clock)
 
     async def _start(self, vault: Any, sealer: Any, connector: Any) -> None:
@@ -257,7 +263,13 @@ class Client:
             kind="sdk",
         )
         self._closers.append(self.endpoint.close)
-        await self.endpoint.open()
+        try:
+            await self.endpoint.open()
+        except UnverifiedDevice:
+            raise UnverifiedDevice(
+                f"this device is not linked yet; on a linked one write /link "
+                f"{self.engine.device} and compare {self.fingerprint}"
+            ) from None
         assert self.endpoint.ended is not None  # noqa: S101
         self.endpoint.ended.add_done_callback(lambda _: self.kept.end())
 
@@ -298,6 +310,22 @@ class Client:
         known = check_user_id(user)
         await self.endpoint.refresh_keys([known])
         return await asyncio.to_thread(self.engine.safety_number, known)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of this device, to be compared with what an earlier device shows before linking."""
+        return linking.fingerprint(self.engine.device_keys())
+
+    async def unlinked_devices(self) -> Sequence[linking.UnlinkedDevice]:
+        """Devices that say they are this user's and wait to be linked."""
+        return await linking.unlinked_devices(self.api, self.user)
+
+    async def link(self, device: str, fingerprint: str) -> None:
+        """Sign another device of this user, whose fingerprint a person compared on its screen.
+
+        Raises NotFound, UnverifiedDevice.
+        """
+        await linking.link(self.api, self.engine, self.user, device, fingerprint)
 
     async def accept_identity(self, user: str) -> None:
         """The safety numbers were compared and are equal: trust the keys seen last."""
