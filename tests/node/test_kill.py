@@ -36,6 +36,24 @@ async def answer(turn):
 """
 
 
+class Tally:
+    """Counts acknowledgements; kills happen after so many of them, not after so much time."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._moved = asyncio.Event()
+
+    def add(self, done: "asyncio.Task[Delivered]") -> None:
+        self.count += 1
+        self._moved.set()
+
+    async def more(self, count: int) -> None:
+        wanted = self.count + count
+        while self.count < wanted:
+            self._moved.clear()
+            await self._moved.wait()
+
+
 @dataclass
 class Person:
     """A client, its conversations, and what it was promised."""
@@ -43,6 +61,7 @@ class Person:
     client: Client
     friend: Conversation
     agent: Conversation
+    tally: Tally
     keys: list[tuple[Conversation, MessageKey]] = field(default_factory=list)
     promises: list["asyncio.Task[Delivered]"] = field(default_factory=list)
 
@@ -52,17 +71,20 @@ class Person:
         assert isinstance(key, str)
         self.keys.append((conversation, MessageKey(key)))
         sent = self.client.endpoint.sent(MessageKey(key))
-        self.promises.append(asyncio.create_task(sent))
+        promise = asyncio.create_task(sent)
+        promise.add_done_callback(self.tally.add)
+        self.promises.append(promise)
 
 
 async def enter_people(stack: AsyncExitStack, node: ServedNode, folder: Path) -> list[Person]:
     people: list[Person] = []
+    tally = Tally()
     for number in range(PEOPLE):
         user = f"@p{number}:angarium"
         token = mint_token(node.folder, user)
         client = Client(node.http_url, user=user, token=token, folder=folder / f"p{number}")
         await stack.enter_async_context(client)
-        people.append(Person(client, None, await client.converse("@gateway:angarium")))  # type: ignore[arg-type]
+        people.append(Person(client, None, await client.converse("@gateway:angarium"), tally))  # type: ignore[arg-type]
     for number, person in enumerate(people):
         person.friend = await person.client.converse(f"@p{number ^ 1}:angarium")
         for asks in (False, True):  # Devices are known from now on: writing needs no network.
@@ -81,9 +103,10 @@ async def write_until(stop: asyncio.Event, people: Sequence[Person], seed: int) 
         await asyncio.sleep(0.005)
 
 
-async def kill_again_and_again(node: ServedNode, chance: random.Random) -> None:
+async def kill_again_and_again(node: ServedNode, tally: Tally, chance: random.Random) -> None:
     for _ in range(KILLS):
-        await asyncio.sleep(chance.uniform(0.3, 1.2))
+        async with asyncio.timeout(QUIET_WAIT_S):
+            await tally.more(chance.randrange(30, 250))
         await node.kill()
         await node.start()
 
@@ -121,7 +144,7 @@ async def scenario(folder: Path, seed: int) -> None:
         people = await enter_people(stack, node, folder)
         stop = asyncio.Event()
         writing = asyncio.create_task(write_until(stop, people, seed))
-        await kill_again_and_again(node, random.Random(seed))
+        await kill_again_and_again(node, people[0].tally, random.Random(seed))
         stop.set()
         await writing
         stored = await promised(people)
