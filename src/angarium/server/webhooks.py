@@ -11,6 +11,7 @@ from angarium.errors import AngariumError, TooLarge, Unavailable
 from angarium.kms.contract import Sealer
 from angarium.limits import WEBHOOK_BYTES_MAX
 from angarium.model.webhook import pack_webhook, webhook_place
+from angarium.server.headers import error_body
 from angarium.storage.contract import WebhookInbox
 
 
@@ -76,8 +77,4 @@ def _refuse(error: AngariumError) -> JSONResponse:
     headers = {}
     if isinstance(error, Unavailable):
         headers["Retry-After"] = str(max(1, round(error.after_ms / 1000)))
-    return JSONResponse(
-        {"code": error.code, "message": str(error)},
-        status_code=error.http_status,
-        headers=headers,
-    )
+    return JSONResponse(error_body(error), error.http_status, headers)

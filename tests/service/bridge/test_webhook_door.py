@@ -23,7 +23,10 @@ def test_a_forged_webhook_is_refused_and_leaves_nothing(make_world: Any) -> None
                 answer = await world.door.post(
                     "/webhooks/twilio", content="MessageSid=SM1&Body=x", headers=FORM | headers
                 )
-                assert (answer.status_code, answer.json()["code"]) == (403, "bad_signature")
+                assert (answer.status_code, answer.json()["error"]["code"]) == (
+                    403,
+                    "bad_signature",
+                )
             form = world.phones.form("hi")
             with pytest.raises(Unavailable, match="403"):
                 await world.phones.post(world.phones.webhook_url, form, token="not ours")
@@ -94,7 +97,7 @@ def test_a_payload_over_the_limit_is_refused_before_anything_else(make_world: An
         async with make_world() as world:
             body = "A=" + "x" * WEBHOOK_BYTES_MAX
             answer = await world.door.post("/webhooks/twilio", content=body, headers=FORM)
-            assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
+            assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
             assert await stored(world) == 0
 
     asyncio.run(scenario())
