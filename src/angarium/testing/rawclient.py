@@ -64,16 +64,22 @@ class RawClient(picows.WSListener):
 
         Raises Unavailable when the node does not get that far.
         """
+        client = await cls.open(url)
+        client.send([Hello(1, device, token, "raw", [], Resume(cursors or {}))])
+        if wait_live:
+            await client.wait(client.live)
+        return client
+
+    @classmethod
+    async def open(cls, url: str, subprotocol: str = SUBPROTOCOL_MSGPACK) -> "RawClient":
+        """Connect and say nothing yet. Raises picows.WSHandshakeError when turned away."""
         client = cls()
         await picows.ws_connect(
             lambda: client,
             url,
-            extra_headers={"Sec-WebSocket-Protocol": SUBPROTOCOL_MSGPACK},
+            extra_headers={"Sec-WebSocket-Protocol": subprotocol},
             logger_name=logging.LoggerAdapter(logging.getLogger("angarium.rawclient"), {}),
         )
-        client.send([Hello(1, device, token, "raw", [], Resume(cursors or {}))])
-        if wait_live:
-            await client.wait(client.live)
         return client
 
     async def wait(self, event: asyncio.Event) -> None:
