@@ -2,9 +2,10 @@
 
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import islice
 
-from angarium.ids import ConversationId, DeviceId, MessageKey
+from angarium.ids import ConversationId, DeviceId
 from angarium.limits import FRAME_BYTES_MAX, RECENT_BYTES_MAX, RECENT_MESSAGES
 from angarium.model.message import Accepted, NewMessage, StoredMessage
 from angarium.protocol.backlog import MESSAGE_OVERHEAD_BYTES
@@ -16,16 +17,16 @@ _RANGE_BYTES_MAX = FRAME_BYTES_MAX - 4096
 def stored(message: NewMessage, result: Accepted) -> StoredMessage:
     """The log's entry of a message that was just accepted."""
     return StoredMessage(
-        conversation=message.conversation,
-        epoch=result.epoch,
-        sequence=result.sequence,
-        key=MessageKey(message.key),
-        sender=message.sender,
-        device=message.device,
-        cs=message.cs,
-        kind=message.kind,
-        accepted_ms=result.accepted_ms,
-        to=message.to,
+        message.conversation,
+        result.epoch,
+        result.sequence,
+        message.key,
+        message.sender,
+        message.device,
+        message.cs,
+        message.kind,
+        result.accepted_ms,
+        message.to,
     )
 
 
@@ -82,7 +83,7 @@ class Recent:
     """
 
     def __init__(self, bytes_max: int = RECENT_BYTES_MAX) -> None:
-        self._rings: OrderedDict[str, deque[StoredMessage]] = OrderedDict()
+        self._rings: OrderedDict[str, _Ring] = OrderedDict()
         self._bytes_max = bytes_max
         self.held_bytes = 0
 
@@ -91,17 +92,20 @@ class Recent:
         c = message.conversation
         ring = self._rings.get(c)
         if ring is None:
-            ring = self._rings[c] = deque()
-        elif ring:
-            newest = ring[-1]
+            ring = self._rings[c] = _Ring(deque(), deque())
+        elif ring.messages:
+            newest = ring.messages[-1]
             if message.sequence <= newest.sequence and message.epoch == newest.epoch:
                 return
             if message.sequence != newest.sequence + 1 or message.epoch != newest.epoch:
                 self._clear(ring)
-        ring.append(message)
-        self.held_bytes += weight_bytes(message)
-        if len(ring) > RECENT_MESSAGES:
-            self.held_bytes -= weight_bytes(ring.popleft())
+        weight = weight_bytes(message)
+        ring.messages.append(message)
+        ring.weights_bytes.append(weight)
+        self.held_bytes += weight
+        if len(ring.messages) > RECENT_MESSAGES:
+            ring.messages.popleft()
+            self.held_bytes -= ring.weights_bytes.popleft()
         self._rings.move_to_end(c)
         while self.held_bytes > self._bytes_max:
             _, quietest = self._rings.popitem(last=False)
@@ -110,12 +114,12 @@ class Recent:
     def run(self, c: ConversationId | str, first: int, count: int) -> Sequence[StoredMessage]:
         """Messages `first`.. without a hole, at most `count`; empty when `first` is unknown."""
         ring = self._rings.get(c)
-        if not ring:
+        if ring is None or not ring.messages:
             return ()
-        skipped = first - ring[0].sequence
-        if skipped < 0 or skipped >= len(ring):
+        skipped = first - ring.messages[0].sequence
+        if skipped < 0 or skipped >= len(ring.messages):
             return ()
-        return list(islice(ring, skipped, skipped + count))
+        return list(islice(ring.messages, skipped, skipped + count))
 
     def forget(self, c: str) -> None:
         """Drop what is remembered of a conversation."""
@@ -123,9 +127,18 @@ class Recent:
         if ring is not None:
             self._clear(ring)
 
-    def _clear(self, ring: deque[StoredMessage]) -> None:
-        self.held_bytes -= sum(map(weight_bytes, ring))
-        ring.clear()
+    def _clear(self, ring: "_Ring") -> None:
+        self.held_bytes -= sum(ring.weights_bytes)
+        ring.messages.clear()
+        ring.weights_bytes.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class _Ring:
+    """The newest messages of one conversation, oldest first, and what each weighs."""
+
+    messages: deque[StoredMessage]
+    weights_bytes: deque[int]
 
 
 def weight_bytes(message: StoredMessage) -> int:

@@ -112,17 +112,21 @@ class Sending:
         )
 
     def _offer(self, connection: Connection, send: Send) -> None:
+        to: dict[DeviceId, bytes] = {}
+        weight_bytes = 0
+        for sealed in send.to:
+            to[DeviceId(sealed.dev)] = sealed.ct
+            weight_bytes += len(sealed.ct)
         message = NewMessage(
-            conversation=ConversationId(send.c),
-            sender=connection.user,
-            device=connection.device,
-            key=MessageKey(send.key),
-            cs=send.cs,
-            kind=send.kind,
-            to={DeviceId(sealed.dev): sealed.ct for sealed in send.to},
-            sent_ms=self._clock.now_ms(),
+            ConversationId(send.c),
+            connection.user,
+            connection.device,
+            MessageKey(send.key),
+            send.cs,
+            send.kind,
+            to,
+            self._clock.now_ms(),
         )
-        weight_bytes = sum(len(sealed.ct) for sealed in send.to)
         try:
             self._appender.offer(Pending(connection, send, message, weight_bytes))
         except AngariumError as error:

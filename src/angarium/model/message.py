@@ -2,14 +2,14 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 from angarium.errors import AngariumError
 from angarium.ids import ConversationId, DeviceId, MessageKey, UserId
 
 
-@dataclass(frozen=True, slots=True)
-class NewMessage:
+class NewMessage(msgspec.Struct, frozen=True, gc=False):
     """What a device asks to append.
 
     `cs` counts this device's messages in this conversation, dense from 1. `to` maps each
@@ -27,15 +27,15 @@ class NewMessage:
 
     def digest(self) -> bytes:
         """SHA-256 over kind and ciphertexts, so that a reused key can be told from a retry."""
-        digest = hashlib.sha256(self.kind.encode())
+        pieces = [self.kind.encode()]
         for device in sorted(self.to):
-            digest.update(b"\x00" + device.encode() + b"\x00")
-            digest.update(len(self.to[device]).to_bytes(4, "big") + self.to[device])
-        return digest.digest()
+            ciphertext = self.to[device]
+            pieces += b"\x00", device.encode(), b"\x00", len(ciphertext).to_bytes(4, "big")
+            pieces.append(ciphertext)
+        return hashlib.sha256(b"".join(pieces)).digest()
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(msgspec.Struct, frozen=True, gc=False):
     """Stored durably under `sequence`; `duplicate` when an earlier append had done it."""
 
     epoch: int
@@ -44,8 +44,7 @@ class Accepted:
     duplicate: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class NotAccepted:
+class NotAccepted(msgspec.Struct, frozen=True):
     """Not stored, and why (OutOfOrder, KeyReused, KeyExpired, NotFound, Unavailable)."""
 
     error: AngariumError
@@ -54,8 +53,7 @@ class NotAccepted:
 AppendResult = Accepted | NotAccepted
 
 
-@dataclass(frozen=True, slots=True)
-class StoredMessage:
+class StoredMessage(msgspec.Struct, frozen=True, gc=False):
     """One entry of the log. `to` may hold only the devices that were asked for.
 
     `kind` is `void` when the message was purged: its sequence stays, its content is gone.
@@ -70,4 +68,4 @@ class StoredMessage:
     cs: int
     kind: str
     accepted_ms: int
-    to: Mapping[DeviceId, bytes] = field(default_factory=dict)
+    to: Mapping[DeviceId, bytes] = {}

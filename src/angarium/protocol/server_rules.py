@@ -19,13 +19,14 @@ def check_send(send: Send) -> None:
         raise Malformed("`cs` counts from 1")
     if not send.kind or send.kind == "void" or len(send.kind) > _KIND_CHARACTERS_MAX:
         raise Malformed("this kind cannot be sent")
-    if len(send.to) > _TO_MAX or len({sealed.dev for sealed in send.to}) != len(send.to):
+    to = send.to
+    if len(to) > 1 and (len(to) > _TO_MAX or len({sealed.dev for sealed in to}) != len(to)):
         raise Malformed("`to` names each device once")
-    for sealed in send.to:
-        if len(sealed.ct) > CIPHERTEXT_BYTES_MAX:
+    for sealed in to:
+        if not 0 < len(sealed.ct) <= CIPHERTEXT_BYTES_MAX:
+            if not sealed.ct:
+                raise Malformed("a ciphertext is empty")
             raise TooLarge(f"a ciphertext has at most {CIPHERTEXT_BYTES_MAX} bytes")
-        if not sealed.ct:
-            raise Malformed("a ciphertext is empty")
 
 
 def err_frame(request: int, error: AngariumError) -> Err:

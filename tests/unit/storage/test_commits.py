@@ -3,10 +3,10 @@ import sqlite3
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from angarium.clock import ManualClock
 from angarium.errors import (

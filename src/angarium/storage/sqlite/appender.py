@@ -29,13 +29,14 @@ _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _COLUMNS = "conversation, seq, writer, key, cs, kind, accepted_ms, digest, sealed"
 _DIGEST_BYTES = 16  # A sender that collides with itself harms only itself.
 _encode = msgspec.msgpack.Encoder().encode
+_is_uuid = _UUID.fullmatch
 
 Row = tuple[int, int, int, bytes | str, int, str, int, bytes, bytes]
 
 
 def pack_key(key: str) -> bytes | str:
     """A canonical UUID as 16 bytes, so that the index is small; anything else as it is."""
-    return bytes.fromhex(key.replace("-", "")) if _UUID.fullmatch(key) else key
+    return bytes.fromhex(key.replace("-", "")) if _is_uuid(key) else key
 
 
 def unpack_key(packed: bytes | str) -> MessageKey:
