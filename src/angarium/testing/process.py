@@ -46,7 +46,7 @@ class ServedNode:
         environment["ANGARIUM_DATA"] = str(self.folder)
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "angarium", "serve", self.services,
+                sys.executable, "-m", "angarium", "serve", *self.services.split(),
                 env=environment, stdout=log, stderr=log, stdin=asyncio.subprocess.DEVNULL,
             )  # fmt: skip
         deadline = asyncio.get_running_loop().time() + ready_wait_s

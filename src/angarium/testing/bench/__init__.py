@@ -13,6 +13,7 @@ from typing import Any
 
 from angarium.errors import NotFound
 
+UNLIMITED_PER_MINUTE = 100_000_000  # For the node's rate limits.
 Progress = Callable[[str, float], None]
 BENCHES = {
     "append": "durable appends through the relay: wire, protocol, group commit",

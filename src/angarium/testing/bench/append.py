@@ -17,7 +17,7 @@ from pathlib import Path
 
 from angarium.ids import uuid7
 from angarium.protocol.frames import Ok, Sealed, Send
-from angarium.testing.bench import BenchOptions, percentile
+from angarium.testing.bench import UNLIMITED_PER_MINUTE, BenchOptions, percentile
 from angarium.testing.process import ServedNode
 from angarium.testing.rawclient import RawClient, enrol
 
@@ -25,7 +25,6 @@ PAIRS = 32
 IN_FLIGHT = 8
 CIPHERTEXT_BYTES = 600
 STEADY_PER_S = 1000
-UNLIMITED_PER_MINUTE = 100_000_000
 
 
 async def measure(options: BenchOptions) -> dict[str, float]:
