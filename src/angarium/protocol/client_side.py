@@ -246,10 +246,8 @@ class ClientMachine:
 
     def committed(self, c: str, sequence: int, messages: int, now_s: float) -> list[Effect]:
         """The program has stored everything of `c` up to `sequence` (`messages` new ones)."""
-        self._committed[c] = self._unacked[c] = sequence
-        self._unacked_messages += messages
-        if self._ack_due_s is None:
-            self._ack_due_s = now_s + ACK_DELAY_S
+        self._committed[c] = sequence
+        self._note(c, sequence, messages, now_s)
         if self._unacked_messages >= ACK_MESSAGES_MAX and self._is_up():
             return self._flush_acks()
         return []
@@ -265,9 +263,9 @@ class ClientMachine:
     ) -> list[Effect]:
         match frame:
             case Msg():
-                return self._on_messages(frame.c, frame.e, [frame])
+                return self._on_messages(frame.c, frame.e, [frame], now_s)
             case Range():
-                return self._on_range(frame)
+                return self._on_range(frame, now_s)
             case Ok():
                 send = self._outflow.by_id(frame.id)
                 return self._stored(send, frame.s) if send else []
@@ -308,8 +306,15 @@ class ClientMachine:
             effects += self._flush_acks()
         return effects
 
-    def _on_messages(self, c: str, epoch: int, messages: Sequence[Msg]) -> list[Effect]:
+    def _on_messages(
+        self, c: str, epoch: int, messages: Sequence[Msg], now_s: float
+    ) -> list[Effect]:
         effects = self._enter(c, epoch)
+        committed = self._committed.get(c, 0)
+        repeated = sum(message.s <= committed for message in messages)
+        if repeated:
+            # The relay did not know that they are here; unacknowledged they use up its credit.
+            self._note(c, committed, repeated, now_s)
         ready = self._intakes[c].take(messages)
         self._behind.add(c)
         if ready:
@@ -320,12 +325,12 @@ class ClientMachine:
                 effects += self._stored(send, message.s) if send else []
         return effects
 
-    def _on_range(self, answer: Range) -> list[Effect]:
+    def _on_range(self, answer: Range, now_s: float) -> list[Effect]:
         if self._gets.get(answer.c, (0, 0.0))[0] == answer.id:
             del self._gets[answer.c]
         effects = self._enter(answer.c, answer.e)
         effects += self._skip(answer.c, answer.floor)
-        return effects + self._on_messages(answer.c, answer.e, answer.msgs)
+        return effects + self._on_messages(answer.c, answer.e, answer.msgs, now_s)
 
     def _skip(self, c: str, floor: int) -> list[Effect]:
         intake = self._intakes.get(c)
@@ -417,6 +422,13 @@ class ClientMachine:
         if not may_ask or (self._up().phase == "syncing" and not intake.held):
             return None
         return gap
+
+    def _note(self, c: str, sequence: int, messages: int, now_s: float) -> None:
+        """An acknowledgement is due soon."""
+        self._unacked[c] = sequence
+        self._unacked_messages += messages
+        if self._ack_due_s is None:
+            self._ack_due_s = now_s + ACK_DELAY_S
 
     def _flush_acks(self) -> list[Effect]:
         acks = list(self._unacked.items())
