@@ -44,11 +44,16 @@ class Outgoing:
 
 @dataclass(slots=True)
 class Lane:
-    """The sends of one conversation in counter order; none leaves before `paused_until_s`."""
+    """The sends of one conversation in counter order; none leaves before `paused_until_s`.
+
+    `window` is how many may be in flight: halved by a refusal, widened by what is stored, so
+    that a relay which slows this device down is not asked for the same again and again.
+    """
 
     sends: list[Outgoing] = field(default_factory=list)
     paused_until_s: float = 0.0
     refusals: int = 0
+    window: float = SENDS_IN_FLIGHT_PER_CONVERSATION
 
 
 Verdict = Literal["retry", "reseal", "accepted", "refused", "reset"]
@@ -86,6 +91,7 @@ class Outflow:
         lane = self._lanes[send.c]
         lane.sends.remove(send)
         lane.refusals = 0
+        lane.window = min(SENDS_IN_FLIGHT_PER_CONVERSATION, lane.window + 1 / lane.window)
         if not lane.sends:
             del self._lanes[send.c]
 
@@ -93,7 +99,7 @@ class Outflow:
         """Nothing is in flight any more; everything unconfirmed leaves again, oldest first."""
         self._by_id.clear()
         for lane in self._lanes.values():
-            lane.paused_until_s = 0.0
+            lane.paused_until_s, lane.window = 0.0, SENDS_IN_FLIGHT_PER_CONVERSATION
             for send in lane.sends:
                 if send.state == "in_flight":
                     send.state = "waiting"
@@ -108,7 +114,7 @@ class Outflow:
 
     def _ready_of(self, lane: Lane) -> list[Send]:
         frames: list[Send] = []
-        for send in lane.sends[: self.limit_conversation]:
+        for send in lane.sends[: min(self.limit_conversation, int(lane.window))]:
             if send.state == "resealing" or len(self._by_id) >= self.limit_connection:
                 break
             if send.state == "waiting":
@@ -178,8 +184,11 @@ class Outflow:
 
     def _pause(self, send: Outgoing, after_ms: int, now_s: float) -> None:
         lane = self._lanes[send.c]
-        backoff_s = min(PAUSE_MAX_S, PAUSE_MIN_S * 2 ** min(lane.refusals, 12))
-        lane.refusals += 1
+        if now_s >= lane.paused_until_s:
+            # What was in flight beside the first refused one is refused too: counted once.
+            lane.refusals += 1
+            lane.window = max(1.0, lane.window / 2)
+        backoff_s = min(PAUSE_MAX_S, PAUSE_MIN_S * 2 ** min(lane.refusals - 1, 12))
         pause_s = max(after_ms / 1000, backoff_s * (0.5 + self._random() / 2))
         lane.paused_until_s = max(lane.paused_until_s, now_s + pause_s)
 
