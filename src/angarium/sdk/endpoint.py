@@ -121,6 +121,7 @@ class DeviceEndpoint:
             device=self.device, random=self._random, cursors=cursors, app="angarium-py"
         )
         await self._outbox.load()
+        await self._inbox.load()
         self._spawn(desk.journal.run())
         self._spawn(self._inbox.run())
         await self._publish()

@@ -19,6 +19,7 @@ ENGINE = "engine/"
 TALK = "talk/"
 OUT = "out/"
 SELF = "self"
+UNSEALED = "unsealed/"
 
 Shape = TypeVar("Shape")
 
@@ -49,6 +50,11 @@ class OutRecord(msgspec.Struct, array_like=True):
 
 class SelfRecord(msgspec.Struct, array_like=True):
     published: bool = False
+
+
+def unsealed_place(conversation: str, sequence: int) -> str:
+    """Where the inside of a message waits while its sender's keys are fetched."""
+    return f"{UNSEALED}{conversation}/{sequence}"
 
 
 class Records:
@@ -91,6 +97,11 @@ class Records:
         """In counter order."""
         found = [self._parse(r, OutRecord) for r in await self._vault.read(self.scope, OUT)]
         return sorted(found, key=lambda out: (out.c, out.cs))
+
+    async def unsealed(self) -> dict[str, bytes]:
+        """By place: what was unsealed and not shown yet."""
+        found = await self._vault.read(self.scope, UNSEALED)
+        return {record.key: self.open(record) for record in found}
 
     async def own(self) -> SelfRecord:
         found = [self._parse(r, SelfRecord) for r in await self._vault.read(self.scope, SELF)]
