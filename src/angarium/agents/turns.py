@@ -126,9 +126,7 @@ class TurnRunner:
             outcome = await self._attempt(turn, agent)
             match outcome:
                 case Answered(text, also):
-                    route = msgspec.structs.replace(
-                        turn.notes.route, agent=agent.name, waiting=0
-                    )
+                    route = msgspec.structs.replace(turn.notes.route, agent=agent.name)
                     return await self._replies.finish(
                         turn, text, agent=agent.name, route=route, also=also
                     )
@@ -170,10 +168,14 @@ class TurnRunner:
         try:
             async with limit:
                 outcome = await self._listen(turn, agent, draft, tools, alive)
-        except Suspended:
-            outcome = Failed(BROKEN)  # Replaced below: a question is always set with it.
         except Exception as error:
             outcome = Failed(self._judge(agent, error, limit.expired()))
+        except (Suspended, BaseExceptionGroup, SystemExit, asyncio.CancelledError) as error:
+            # An agent may wait for a task that was cancelled, ask inside a task group, or exit:
+            # none of that ends the lane. Only our own cancellation does.
+            if isinstance(error, asyncio.CancelledError) and _is_cancelled():
+                raise
+            outcome = Failed(BROKEN)  # Replaced below where a question is set.
         finally:
             draft.close()
             await tools.close()
@@ -245,6 +247,11 @@ class TurnRunner:
         name = type(error).__name__
         _log.warning("agent %s failed (%s): %s at %s", agent.name, trouble.code, name, where)
         return trouble
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def _follow(
