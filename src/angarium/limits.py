@@ -42,14 +42,16 @@ DEAD_AFTER_S = 35.0
 # A connection whose unsent bytes stay above the mark this long: SlowConsumer, close 4008.
 SEND_BUFFER_BYTES_MAX = 4 * 1024 * 1024
 SLOW_CONSUMER_WAIT_S = 20.0
+SEND_BUFFER_BYTES_CUT = 16 * 1024 * 1024  # Unsent bytes above it: closed 4008 at once.
 
 # Hellos worked on at once, and waiting. Over it: close 4013 with after_ms.
 HELLOS_AT_ONCE = 64
 HELLOS_WAITING = 1024
 
 # Heads are compared so that a lost last doorbell is found (seconds).
-HEAD_CHECK_BUS_S = 5.0
-HEAD_CHECK_STORE_S = 30.0
+HEAD_CHECK_BUS_S = 5.0  # Own doorbells are rung again.
+HEAD_CHECK_STORE_S = 5.0  # Conversations of connected devices, many in one query.
+RELIST_EVERY_S = 30.0  # And which conversations connected users take part in.
 
 # Drain.
 DRAIN_SPREAD_S_MAX = 30.0
@@ -106,6 +108,9 @@ BLOB_UPLOAD_OPEN_S = 24 * 3600  # An unfinished upload is dropped then.
 EVENT_BYTES_MAX = 64 * 1024
 EVENT_UNSENT_BYTES_MAX = 256 * 1024  # A connection further behind gets no ephemeral events.
 TYPING_TTL_MS = 6000
+EVENTS_PER_S = 50.0  # Of one connection, a part counting each device named. Over it: dropped.
+EVENTS_PER_S_SERVICE = 10_000.0  # Of the product's own devices: the gateway streams for many.
+EVENTS_BURST_S = 4.0  # A connection that was quiet may say this many seconds' worth at once.
 
 # Idempotency of commands that are not messages.
 COMMAND_KEY_KEPT_S = 24 * 3600
@@ -126,6 +131,7 @@ TURN_RETRY_MAX_S = 8.0  # ... to here.
 STORE_RETRY_MAX_S = 30.0  # While the store is away, a lane looks again at least this often.
 TURNS_HELD_MAX = 10_000  # Turns queued in memory; the rest is read from the store later.
 QUESTION_KEPT_S = 7 * 24 * 3600  # After that a message is a new one, not an answer.
+QUESTIONS_PENDING_MAX = 8  # Of a conversation, unanswered. A turn that asks more fails.
 QUESTIONS_PER_TURN_MAX = 32  # More: the turn fails.
 HANDOFFS_PER_TURN_MAX = 4  # More: the turn fails, agents pass it round in a circle.
 JOURNAL_BYTES_MAX = 256 * 1024  # Of one turn. Over it: TooLarge, the turn fails.

@@ -5,6 +5,7 @@ from dataclasses import replace
 import msgspec
 
 from angarium.agents.guard import BROKEN, Admit, check_inbound
+from angarium.agents.ledger import Question
 from angarium.agents.memory import Route
 from angarium.agents.records import Desk, OpenTurn
 from angarium.agents.registry import Registry
@@ -19,8 +20,8 @@ from angarium.agents.router import (
     route,
 )
 from angarium.agents.turns import TurnRunner
-from angarium.errors import Untrusted
-from angarium.ids import ConversationId, UserId
+from angarium.errors import NotFound, Untrusted
+from angarium.ids import ConversationId, UserId, reply_key
 from angarium.limits import QUESTION_KEPT_S, TURN_STALE_S
 from angarium.storage.contract import TURN_FINAL, PutTurn, Turn, Write
 
@@ -36,25 +37,28 @@ class Dispatcher:
         self._desk, self._replies, self._runner = desk, replies, runner
         self._registry, self._admit = registry, admit
 
-    async def run(self, conversation: ConversationId, sequence: int) -> None:
-        """Raises Fenced, Unavailable and what Endpoint.submit raises; the turn is open then."""
+    async def run(self, conversation: ConversationId, sequence: int) -> int | None:
+        """Returns the turn of this conversation that goes on next, where the message was its
+        answer. Raises Fenced, Unavailable and what Endpoint.submit raises; the turn is open
+        then."""
         record = await self._desk.turns.find(conversation, sequence)
         if record is None or record.state == "waiting" or record.state in TURN_FINAL:
-            return
+            return None
         turn = await self._open(record)
         if turn is None:
-            return
+            return None
         if self._desk.clock.now_ms() - turn.heard_ms > TURN_STALE_S * 1000:
             await self._replies.drop(record, "expired", "stale")
         elif record.state == "running":
             await self._runner.run(turn)
         else:
-            await self._begin(turn)
+            return await self._begin(turn)
+        return None
 
     async def give_up(self, conversation: ConversationId, sequence: int) -> None:
         """The gateway itself failed at this turn: end it with an apology."""
         record = await self._desk.turns.find(conversation, sequence)
-        if record is None or record.state in TURN_FINAL:
+        if record is None or record.state == "waiting" or record.state in TURN_FINAL:
             return
         turn = await self._open(record)
         if turn is not None:
@@ -71,13 +75,13 @@ class Dispatcher:
             return None
         return OpenTurn(record, heard, journal, notes)
 
-    async def _begin(self, turn: OpenTurn) -> None:
+    async def _begin(self, turn: OpenTurn) -> int | None:
         body = turn.heard.body
         self._desk.endpoint.mark_read(turn.record.conversation, turn.record.sequence)
         trouble = check_inbound(body.text, UserId(turn.heard.sender), self._admit)
         if trouble is not None:
             await self._replies.finish(turn, trouble.sentence, reason=trouble.code)
-            return
+            return None
         asked = await self._pending(turn)
         decision = route(
             body.text,
@@ -94,35 +98,45 @@ class Dispatcher:
                 await self._runner.run(turn)
             case ToQuestion():
                 if asked is not None:
-                    await self._answer(turn, asked)
+                    return await self._answer(turn, asked)
             case Switch(agent, reason):
                 await self._switch(turn, agent, reason)
             case ListAgents(reason):
                 await self._replies.finish(turn, self._list_agents(), reason=reason)
             case Reset(reason):
-                await self._reset(turn, asked, reason)
+                await self._reset(turn, reason)
+        return None
 
     async def _pending(self, turn: OpenTurn) -> OpenTurn | None:
-        """The turn whose question is open in this conversation."""
-        waiting = turn.notes.route.waiting
-        record = (
-            await self._desk.turns.find(turn.record.conversation, waiting) if waiting else None
-        )
-        if record is None or record.state != "waiting":
-            return None
-        asked = await self._open(record)
-        if asked is None or asked.journal.open_question() is None:
-            return None
-        if turn.record.created_ms - record.updated_ms > QUESTION_KEPT_S * 1000:
-            await self._replies.drop(record, "expired", "no answer")
-            return None
-        return asked
+        """The turn whose newest open question this message answers: of the same person, and
+        stored before the message. What was written earlier cannot mean a question unseen."""
+        for waiting in reversed(turn.notes.route.pending):
+            record = await self._desk.turns.find(turn.record.conversation, waiting)
+            if record is None or record.state != "waiting":
+                continue
+            asked = await self._open(record)
+            question = asked.journal.open_question() if asked is not None else None
+            if asked is None or question is None or asked.heard.sender != turn.heard.sender:
+                continue
+            if turn.record.created_ms - record.updated_ms > QUESTION_KEPT_S * 1000:
+                await self._replies.drop(record, "expired", "no answer")
+            elif await self._sequence_of(asked.record, question) < turn.record.sequence:
+                return asked
+        return None
 
-    async def _answer(self, turn: OpenTurn, asked: OpenTurn) -> None:
+    async def _sequence_of(self, asked: Turn, question: Question) -> int:
+        """Where the question stands in the conversation; waits until the relay has it."""
+        key = reply_key(asked.conversation, asked.sequence, asked.agent, question.part)
+        try:
+            return (await self._desk.endpoint.sent(key)).sequence
+        except NotFound:
+            return 0  # Long ago: the device no longer knows where.
+
+    async def _answer(self, turn: OpenTurn, asked: OpenTurn) -> int | None:
         """Give the message to the waiting turn as its answer: both change in one write."""
         question = asked.journal.open_question()
         if question is None:
-            return
+            return None
         question.answer = read_answer(turn.heard.body.text, question.options)
         asked.journal.ref, asked.journal.stream = turn.heard.key, turn.heard.stream
         asked.journal.heard_ms = turn.record.created_ms
@@ -143,10 +157,10 @@ class Dispatcher:
             progress=b"",
             updated_ms=now_ms,
         )
-        asked.notes.route = msgspec.structs.replace(turn.notes.route, waiting=0)
-        put_route = self._desk.notebook.put_route(asked.record.conversation, asked.notes.route)
+        route = turn.notes.route.answered(asked.record.sequence)
+        put_route = self._desk.notebook.put_route(asked.record.conversation, route)
         await self._desk.write(PutTurn(asked.record), PutTurn(answering), put_route)
-        await self._runner.run(asked)
+        return asked.record.sequence
 
     async def _switch(self, turn: OpenTurn, agent: str, reason: str) -> None:
         chosen = self._registry.find(agent)
@@ -155,13 +169,13 @@ class Dispatcher:
         text = f"You are now talking to @{agent}: {description}"
         await self._replies.finish(turn, text, reason=reason, route=sticky)
 
-    async def _reset(self, turn: OpenTurn, asked: OpenTurn | None, reason: str) -> None:
+    async def _reset(self, turn: OpenTurn, reason: str) -> None:
         also: list[Write] = [*self._desk.notebook.forget(turn.notes)]
-        if asked is not None:
-            dropped = replace(
-                asked.record, state="expired", reason=reason, body=b"", progress=b""
-            )
-            also.append(PutTurn(dropped))
+        for waiting in turn.notes.route.pending:
+            asked = await self._desk.turns.find(turn.record.conversation, waiting)
+            if asked is not None and asked.state == "waiting":
+                dropped = replace(asked, state="expired", reason=reason, body=b"", progress=b"")
+                also.append(PutTurn(dropped))
         fresh = Route(disclosed=turn.notes.route.disclosed)
         await self._replies.finish(turn, RESET_DONE, reason=reason, route=fresh, also=also)
 

@@ -187,12 +187,14 @@ class Gateway:
         if dispatcher is None:
             return
         pause_s = TURN_RETRY_MIN_S
-        run = dispatcher.run
+        run: Callable[[ConversationId, int], Awaitable[int | None]] = dispatcher.run
         while not self._lost.is_set():
             try:
-                await run(conversation, sequence)
-                self._replied += 1
-                return
+                following = await run(conversation, sequence)
+                if following is None:
+                    self._replied += 1
+                    return
+                sequence, run = following, dispatcher.run
             except Fenced:
                 self._lose()
             except (Unavailable, StoreUnwritable) as error:

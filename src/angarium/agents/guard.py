@@ -47,6 +47,11 @@ UNSURE = Trouble(
     " try again.",
     again=False,
 )
+TOO_MANY_OPEN = Trouble(
+    "questions_open",
+    "Please answer the questions above first, or write /reset to start anew.",
+    again=False,
+)
 BROKEN = Trouble("agent_error", "Sorry, something went wrong while answering.", again=False)
 BROKEN_FOR_NOW = Trouble("agent_unavailable", TIRED.sentence, again=True)
 

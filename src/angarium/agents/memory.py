@@ -18,11 +18,22 @@ from angarium.storage.contract import DropRecord, PutRecord, Vault
 
 
 class Route(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Who has the conversation. `waiting` is the sequence of a turn whose question is open."""
+    """Who has the conversation. `pending`: sequences of turns that wait for an answer, the
+    newest last."""
 
     agent: str = ""
-    waiting: int = 0
+    pending: tuple[int, ...] = ()
     disclosed: bool = False  # The person was told that an AI agent answers.
+
+    def asks(self, sequence: int, agent: str) -> "Route":
+        """The turn `sequence` of `agent` waits for an answer now."""
+        pending = (*(one for one in self.pending if one != sequence), sequence)
+        return Route(agent, pending, self.disclosed)
+
+    def answered(self, sequence: int) -> "Route":
+        """The turn `sequence` waits no longer."""
+        pending = tuple(one for one in self.pending if one != sequence)
+        return Route(self.agent, pending, self.disclosed)
 
 
 class Memory(msgspec.Struct, omit_defaults=True):

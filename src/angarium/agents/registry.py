@@ -70,6 +70,9 @@ def _load(place: str) -> ModuleType:
         raise Misconfigured(
             f"agents {place!r}: no module named {error.name!r}; give a module or a .py file"
         ) from None
+    except SyntaxError as error:
+        where = f"{error.filename}, line {error.lineno}"
+        raise Misconfigured(f"agents {place!r} do not load: {where}: {error.msg}") from None
     except Exception as error:
         raise Misconfigured(f"agents {place!r} do not load: {error!r}") from error
 

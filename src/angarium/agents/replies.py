@@ -7,14 +7,19 @@ from dataclasses import replace
 
 import msgspec
 
-from angarium.agents.guard import Trouble, cut_reply
+from angarium.agents.guard import TOO_MANY_OPEN, Trouble, cut_reply
 from angarium.agents.ledger import Question
 from angarium.agents.memory import Route
 from angarium.agents.records import Desk, OpenTurn
 from angarium.e2ee.body import Body
 from angarium.errors import Forbidden, NotFound, NotMember, TooLarge, Unavailable, Untrusted
 from angarium.ids import MessageKey, reply_key
-from angarium.limits import REPLY_BYTES_MAX, STORE_RETRY_MAX_S, TURN_RETRY_MIN_S
+from angarium.limits import (
+    QUESTIONS_PENDING_MAX,
+    REPLY_BYTES_MAX,
+    STORE_RETRY_MAX_S,
+    TURN_RETRY_MIN_S,
+)
 from angarium.storage.contract import TURN_FINAL, PutTurn, Turn, TurnState, Write
 
 _log = logging.getLogger(__name__)
@@ -57,17 +62,19 @@ class Replies:
         turn.record, turn.notes.route = final, route
 
     async def ask(self, turn: OpenTurn, question: Question) -> None:
-        """Send the question and let the turn wait, in one write."""
+        """Send the question and let the turn wait, in one write. Where too many questions are
+        open already, the turn fails with an apology."""
         record = turn.record
+        if len(turn.notes.route.pending) >= QUESTIONS_PENDING_MAX:
+            await self.apologise(turn, TOO_MANY_OPEN)
+            return
         waiting = replace(
             record,
             state="waiting",
             progress=self._desk.seals.seal_journal(record, turn.journal),
             updated_ms=self._desk.clock.now_ms(),
         )
-        route = msgspec.structs.replace(
-            turn.notes.route, agent=record.agent, waiting=record.sequence
-        )
+        route = turn.notes.route.asks(record.sequence, record.agent)
         text, route = self._disclose(turn, question.text, route)
         body = Body(
             type="question",

@@ -13,7 +13,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from angarium.e2ee.body import Body, pack, unpack
-from angarium.errors import SealBroken, StoreUnwritable, Unavailable
+from angarium.errors import NotFound, SealBroken, StoreUnwritable, Unavailable
 from angarium.ids import ConversationId, DeviceId, MessageKey, UserId, uuid7
 from angarium.sdk.contract import Delivered, Received, Sink
 from angarium.storage.contract import Fence, PutRecord, Vault, Write
@@ -153,7 +153,7 @@ class MemoryEndpoint:
     async def sent(self, key: MessageKey) -> Delivered:
         stored = self._relay.sent_by_key(key)
         if stored is None:
-            raise LookupError("never submitted")
+            raise NotFound("no such message was submitted here")
         return Delivered(stored.conversation, stored.sequence, key)
 
     async def receive(self, received: Received) -> None:

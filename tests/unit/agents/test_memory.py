@@ -25,7 +25,7 @@ def test_what_was_noted_is_found_again_per_conversation_and_agent():
     async def scenario(vault):
         book = Notebook(vault, FixedKeySealer(), "gateway/G")
         memory = Memory({"order": "1001", "tags": [1, 2]}, [("user", "hi")])
-        route = Route("orders", 7, disclosed=True)
+        route = Route("orders", (7,), disclosed=True)
         await vault.write(
             [book.put_route("c1", route), book.put_memory("c1", "orders", memory)]
         )
