@@ -1,9 +1,9 @@
 """`angarium bench NAME`: one JSON object with `--json`, else a bar and a table."""
 
-import asyncio
 import json
 from typing import Any
 
+import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -14,7 +14,7 @@ from angarium.testing.bench import BENCHES, BenchOptions, run
 def bench(name: str, *, as_json: bool, seconds: float) -> None:
     """Run the benchmark and print its figures. Raises NotFound for an unknown name."""
     if as_json:
-        result = asyncio.run(run(name, BenchOptions(seconds, lambda what, share: None)))
+        result = uvloop.run(run(name, BenchOptions(seconds, lambda what, share: None)))
         print(json.dumps(result))
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
@@ -24,7 +24,7 @@ def bench(name: str, *, as_json: bool, seconds: float) -> None:
         def show(what: str, share: float) -> None:
             bar.update(task, description=what, completed=share)
 
-        result = asyncio.run(run(name, BenchOptions(seconds, show)))
+        result = uvloop.run(run(name, BenchOptions(seconds, show)))
         bar.update(task, completed=1.0)
     Console().print(table_of(result))
 
