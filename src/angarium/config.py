@@ -5,6 +5,8 @@ directory, or from files in `/run/secrets` (Docker and Kubernetes secrets). Only
 the command line read settings.
 """
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,8 +18,12 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from angarium.errors import Misconfigured
+from angarium.errors import Malformed, Misconfigured
+from angarium.ids import check_user_id
 from angarium.limits import RATE_PER_MINUTE
+
+PREFIX = "ANGARIUM_"
+_OF_COMMANDS = {"ANGARIUM_TOKEN"}  # Read by `angarium chat`.
 
 
 def _secrets_folder() -> str | None:
@@ -29,7 +35,7 @@ class Settings(BaseSettings):
     """Everything a node can be told."""
 
     model_config = SettingsConfigDict(
-        env_prefix="ANGARIUM_", toml_file="angarium.toml", frozen=True, extra="forbid",
+        env_prefix=PREFIX, toml_file="angarium.toml", frozen=True, extra="forbid",
         env_ignore_empty=True, secrets_dir=_secrets_folder(),
     )  # fmt: skip
 
@@ -89,6 +95,15 @@ class Settings(BaseSettings):
     def without_slash(cls, value: str) -> str:
         return value.rstrip("/")
 
+    @field_validator("domain")
+    @classmethod
+    def part_of_user_ids(cls, value: str) -> str:
+        try:
+            check_user_id(f"@a:{value}")
+        except Malformed:
+            raise ValueError("use lower-case letters, digits, dots and hyphens") from None
+        return value
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -112,3 +127,15 @@ def load_settings(**overrides: Any) -> Settings:
             for problem in error.errors(include_input=False, include_url=False)
         ]
         raise Misconfigured("wrong settings: " + "; ".join(lines)) from None
+
+
+def unknown_variables(names: Iterable[str]) -> dict[str, str]:
+    """Variables that look like settings and are none, with the setting that may be meant.
+
+    They are told and not refused: orchestrators set names of this form by themselves.
+    """
+    known = [f"{PREFIX}{field.upper()}" for field in Settings.model_fields]
+    unknown = {
+        name for name in map(str.upper, names) if name.startswith(PREFIX)
+    } - _OF_COMMANDS.union(known)
+    return {name: "".join(get_close_matches(name, known, 1)) for name in sorted(unknown)}

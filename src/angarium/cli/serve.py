@@ -9,10 +9,10 @@ from pathlib import Path
 
 import uvloop
 
-from angarium.config import Settings
+from angarium.config import Settings, unknown_variables
 from angarium.errors import AngariumError
 from angarium.node import Node
-from angarium.server.runtime import tune_gc
+from angarium.server.runtime import tune_gc, tune_threads
 from angarium.telemetry.log import configure_logging, get_logger
 
 ANNOUNCEMENT = "node.json"
@@ -24,6 +24,8 @@ def serve(settings: Settings, services: set[str], *, self_check: bool = False) -
     # For people the transcript is the output; a log line a second would bury it.
     level = "warning" if self_check and settings.log_level == "info" else settings.log_level
     configure_logging(level, settings.log_format)
+    for variable, meant in unknown_variables(os.environ).items():
+        log.warning("settings.unknown", variable=variable, meant=meant)
     return uvloop.run(_serve(settings, services, self_check))
 
 
@@ -36,6 +38,7 @@ async def _serve(settings: Settings, services: set[str], self_check: bool) -> in
     node = Node(settings, services)
     await node.start()
     tune_gc()
+    tune_threads()
     announcement = announce(settings.data, node)
     log.info("node.started", services=sorted(services), after_s=time.monotonic() - started_s)
     try:

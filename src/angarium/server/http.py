@@ -93,7 +93,7 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
-            sentence = f"port {port} on {host} is taken; stop the other process or set another"
+            sentence = f"port {port} on {host} is taken; free it or set another `port`"
             raise PortInUse(sentence) from None
         raise Misconfigured(f"cannot listen on {host}:{port}: {error.strerror}") from None
     return listener

@@ -149,7 +149,8 @@ class WebSocketServer:
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise PortInUse(
-                    f"port {self._port} on {self._host} is taken; choose another websocket_port"
+                    f"port {self._port} on {self._host} is taken; "
+                    "free it or set another `websocket_port`"
                 ) from error
             raise Misconfigured(f"cannot listen on {self._host}:{self._port}") from error
 

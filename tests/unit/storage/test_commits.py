@@ -221,7 +221,7 @@ def test_closing_finishes_what_was_begun_and_then_refuses(tmp_path: Path) -> Non
 
 def test_a_folder_that_cannot_be_made_is_unwritable_with_a_cure(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StoreUnwritable, match="choose another data folder"):
+    with pytest.raises(StoreUnwritable, match="set another `data`"):
         asyncio.run(open_sqlite(tmp_path / "file" / "data", ManualClock()))  # type: ignore[arg-type]
 
 

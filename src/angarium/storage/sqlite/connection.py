@@ -52,7 +52,7 @@ def connect(folder: Path, *, autocheckpoint_pages: int = 0) -> sqlite3.Connectio
             sync_folder(folder)
     except OSError as error:
         raise StoreUnwritable(
-            f"cannot write {path}: {error.strerror}; choose another data folder"
+            f"cannot write {path}: {error.strerror}; make it writable or set another `data`"
         ) from None
     connection = sqlite3.connect(
         path,
