@@ -1,6 +1,7 @@
 """What tests of the real node share: frames with an answer, two devices in a conversation."""
 
 import asyncio
+import ctypes
 import os
 import sys
 import uuid
@@ -169,13 +170,18 @@ def environment(folder: Path, settings: Mapping[str, str]) -> dict[str, str]:
     return kept | {f"ANGARIUM_{name.upper()}": value for name, value in given.items()}
 
 
-async def serve_until_it_ends(
-    folder: Path, settings: Mapping[str, str], before: Sequence[str] = ()
-) -> tuple[int, str]:
+def heed_permissions() -> None:
+    """In a child before its program starts: permissions bind it, even if it is root's."""
+    # prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE); refused, and not needed, for other users.
+    ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)
+
+
+async def serve_until_it_ends(folder: Path, settings: Mapping[str, str]) -> tuple[int, str]:
     """(exit code, what it wrote) of an `angarium serve` that is expected to end by itself."""
     process = await asyncio.create_subprocess_exec(
-        *before, sys.executable, "-m", "angarium", "serve",
+        sys.executable, "-m", "angarium", "serve",
         env=environment(folder, settings), cwd=folder.parent,
+        preexec_fn=heed_permissions,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     try:
