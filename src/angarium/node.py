@@ -27,7 +27,13 @@ from angarium.channels.twilio_account import development_twilio
 from angarium.clock import SystemClock
 from angarium.config import Settings
 from angarium.e2ee.body import FileRef
-from angarium.errors import AngariumError, Misconfigured, Unavailable
+from angarium.errors import (
+    AngariumError,
+    Fenced,
+    Misconfigured,
+    StoreUnwritable,
+    Unavailable,
+)
 from angarium.ids import ConversationId, DeviceId, UserId, check_user_id
 from angarium.keys.directory import Keys
 from angarium.kms.local import open_kms
@@ -283,7 +289,7 @@ class Node:
                     await gateway.open()
                     self.gateway_open = True
                     await gateway.wait_lost()
-                except Unavailable as error:
+                except (Unavailable, StoreUnwritable, Fenced) as error:
                     log.warning("gateway.delayed", code=error.code)
                 self.gateway_open = False
                 await gateway.close()

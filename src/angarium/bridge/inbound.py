@@ -17,7 +17,7 @@ from angarium.channels.contract import Channel, ChannelEvent, Inbound, StatusUpd
 from angarium.channels.whatsapp import opt_wish
 from angarium.clock import Clock
 from angarium.e2ee.body import Body
-from angarium.errors import AngariumError, Fenced, SealBroken, Unavailable
+from angarium.errors import AngariumError, Fenced, SealBroken, StoreUnwritable, Unavailable
 from angarium.ids import UserId
 from angarium.kms.contract import Sealer
 from angarium.limits import RATE_PER_MINUTE
@@ -29,8 +29,8 @@ log = get_logger("angarium.bridge")
 
 ENTRIES_AT_ONCE = 128  # Webhooks read from the inbox at a time.
 CONTACTS_AT_ONCE = 32  # Contacts worked for at a time; others wait their turn.
-# Tried so often and for so long; then a dead letter: kept, shown to operators. Unavailable does
-# not count: it is nobody's fault and passes.
+# Tried so often and for so long; then a dead letter: kept, shown to operators. A store that is
+# away does not count: that is nobody's fault and passes.
 ENTRY_ATTEMPTS = 8
 ENTRY_TRIED_S = 600.0
 RETRY_S_MAX = 60.0
@@ -144,7 +144,7 @@ class InboundWorker:
             await self._inbox.finish(entry.id, ",".join(dict.fromkeys(outcomes)) or "empty")
         except Fenced:
             raise
-        except Unavailable as error:
+        except (Unavailable, StoreUnwritable) as error:
             self._count(f"inbound_{error.code}")
             return False
         except Exception as error:
@@ -208,7 +208,9 @@ class InboundWorker:
         if event.kind == "unsupported":
             return await self._notice(event, contact, "unsupported", NOT_READABLE)
         if not self._within_rate(contact.user):
-            return await self._notice(event, contact, "rate_limited", TOO_FAST)
+            # Told once a minute: an answer to each message would be a flood of our own.
+            about = f"{contact.user}/{self._clock.now_ms() // 60_000}"
+            return await self._notice(event, contact, "rate_limited", TOO_FAST, about)
         line = await self._connections.open(contact.user, event.id)
         body = Body(
             text=shown_text(event), name=contact.card.name, via=self._channel.name,
@@ -221,10 +223,15 @@ class InboundWorker:
             raise
         return "submitted"
 
-    async def _notice(self, event: Inbound, contact: Contact, kind: str, text: str) -> str:
-        """The bridge's own answer, in front of whatever else waits for this contact."""
-        name = notice_id(self._channel.name, event.id, kind)
-        body = seal_text(self._sealer, name, OutgoingText(text, notice=True))
+    async def _notice(
+        self, event: Inbound, contact: Contact, kind: str, text: str, about: str = ""
+    ) -> str:
+        """The bridge's own answer, in front of whatever else waits for this contact: one for
+        each thing it is `about` (default: the message). Only what answers an opt-out word may
+        reach somebody who opted out."""
+        name = notice_id(self._channel.name, about or event.id, kind)
+        words = kind in ("stopped", "started")
+        body = seal_text(self._sealer, name, OutgoingText(text, notice=words))
         put = new_delivery(
             name, self._channel.name, contact.user, 0, body, self._clock.now_ms()
         )

@@ -17,7 +17,14 @@ from angarium.clock import Clock
 from angarium.e2ee.body import Body, pack, unpack
 from angarium.e2ee.engine import CryptoEngine
 from angarium.e2ee.parts import open_part, seal_part
-from angarium.errors import AngariumError, Malformed, NotFound, Unauthenticated, Unavailable
+from angarium.errors import (
+    AngariumError,
+    Malformed,
+    NotFound,
+    StoreUnwritable,
+    Unauthenticated,
+    Unavailable,
+)
 from angarium.ids import ConversationId, DeviceId, MessageKey, RandomBytes, UserId, uuid7
 from angarium.kms.contract import Sealer
 from angarium.limits import TYPING_TTL_MS
@@ -182,7 +189,7 @@ class DeviceEndpoint:
             except NotFound:
                 # The server was restored to a time before this device: it must learn of it.
                 await keyring.publish()
-            except Unavailable:
+            except (Unavailable, StoreUnwritable):
                 pass  # Away: the next round, or the next key used, does it.
             await asyncio.sleep(UPKEEP_EVERY_S)
 
