@@ -84,7 +84,8 @@ class Gateway:
         self._fence: Fence | None = None
         self._endpoint: Endpoint | None = None
         self._dispatcher: Dispatcher | None = None
-        self._renewal: asyncio.Task[None] | None = None
+        self._watches: list[asyncio.Task[None]] = []
+        self.trouble: AngariumError | None = None
         self._replied = self._troubles = 0
 
     # --- life ---------------------------------------------------------------------------------
@@ -96,14 +97,17 @@ class Gateway:
         Endpoint.open raises; nothing is held then. After `close` it may be opened again.
         """
         self._lost.clear()
+        self.trouble = None
         self._lanes = self._make_lanes()
         self._fence = fence = await self._take_lease()
-        self._renewal = asyncio.create_task(self._renew(fence), name="gateway lease")
+        self._watches = [asyncio.create_task(self._renew(fence), name="gateway lease")]
         try:
             self._endpoint = endpoint = await self._make_endpoint(self, fence)
             self._dispatcher = self._make_dispatcher(endpoint, fence)
             await self._wake_open_turns()
             await endpoint.open()
+            watch = self._watch(endpoint)
+            self._watches.append(asyncio.create_task(watch, name="gateway device"))
             self._lanes.open()
         except BaseException:
             await self.close()
@@ -123,19 +127,20 @@ class Gateway:
             await self._leave_lease()
 
     async def _leave_lease(self) -> None:
-        renewal, self._renewal = self._renewal, None
-        if renewal is not None:
-            renewal.cancel()
-            await asyncio.gather(renewal, return_exceptions=True)
+        watches, self._watches = self._watches, []
+        for watch in watches:
+            watch.cancel()
+        await asyncio.gather(*watches, return_exceptions=True)
         fence, self._fence = self._fence, None
-        if fence is not None and not self._lost.is_set():
+        if fence is not None:
             try:
                 await self._leases.release(fence, self._owner)
             except AngariumError:
                 pass  # It expires by itself.
 
     async def wait_lost(self) -> None:
-        """Return when another gateway has taken over this device: close then."""
+        """Return when this gateway can do no more: another has taken over the device, or the
+        device has ended. `trouble` says which. Close it then; it may be opened again."""
         await self._lost.wait()
 
     async def idle(self) -> None:
@@ -195,13 +200,15 @@ class Gateway:
                     self._replied += 1
                     return
                 sequence, run = following, dispatcher.run
-            except Fenced:
-                self._lose()
+            except Fenced as error:
+                self._lose(error)
             except (Unavailable, StoreUnwritable) as error:
                 _log.warning("a turn waits for the store or the relay: %s", error.code)
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, STORE_RETRY_MAX_S)
             except Exception as error:
+                if self._endpoint is not None and self._endpoint.error is not None:
+                    return  # The device has ended: the turn waits for the next one.
                 self._troubles += 1
                 code = error.code if isinstance(error, AngariumError) else type(error).__name__
                 _log.error("turn %s/%d failed: %s", conversation, sequence, code)
@@ -245,15 +252,22 @@ class Gateway:
                 now_ms = self._clock.now_ms()
                 await self._leases.renew(fence, self._owner, LEASE_TTL_S, now_ms)
                 renewed_s = self._clock.monotonic_s()
-            except Fenced:
-                return self._lose()
+            except Fenced as error:
+                return self._lose(error)
             except AngariumError as error:
                 # Writes stay fenced in any case; a lease that may have run out is not used.
                 _log.warning("the lease could not be renewed: %s", error.code)
                 if self._clock.monotonic_s() - renewed_s > LEASE_TTL_S:
-                    return self._lose()
+                    return self._lose(error)
 
-    def _lose(self) -> None:
+    async def _watch(self, endpoint: Endpoint) -> None:
+        """A device that was displaced or refused hears nothing more, and says so only here."""
+        await endpoint.wait_ended()
+        if endpoint.error is not None:
+            self._lose(endpoint.error)
+
+    def _lose(self, trouble: AngariumError) -> None:
+        self.trouble = self.trouble or trouble
         self._lost.set()
         self._lanes.halt()
 

@@ -97,6 +97,8 @@ class Replies:
                 turn, trouble.sentence, agent=agent, state="failed", reason=trouble.code
             )
         except (Forbidden, NotFound, NotMember, TooLarge, Untrusted) as error:
+            if self._desk.endpoint.error is not None:
+                raise
             reason = f"{trouble.code}, then {error.code}"
             await self.drop(turn.record, "failed", reason)
 

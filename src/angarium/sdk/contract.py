@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from angarium.e2ee.body import Body
+from angarium.errors import AngariumError
 from angarium.ids import ConversationId, DeviceId, MessageKey, UserId
 from angarium.storage.contract import Write
 
@@ -90,6 +91,16 @@ class Endpoint(Protocol):
 
     async def close(self) -> None:
         """Say bye, flush, stop. Nothing that was committed is lost."""
+        ...
+
+    @property
+    def error(self) -> AngariumError | None:
+        """What ended the device by itself (fenced, displaced, refused, a defect); None while it
+        works and when it was closed. It does not come back: close it and make another."""
+        ...
+
+    async def wait_ended(self) -> None:
+        """Wait until the device has ended, by itself or closed."""
         ...
 
     async def converse(self, users: Sequence[UserId]) -> ConversationId:

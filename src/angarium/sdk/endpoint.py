@@ -150,6 +150,9 @@ class DeviceEndpoint:
         if self.error is not None:
             raise self.error
 
+    async def wait_ended(self) -> None:
+        await self._stopped.wait()
+
     async def close(self) -> None:
         self._closing = True
         if self.error is None:

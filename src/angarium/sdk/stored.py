@@ -100,6 +100,14 @@ class StoredEndpoint:
         return self._endpoint is not None and self._endpoint.live
 
     @property
+    def error(self) -> AngariumError | None:
+        return self._endpoint.error if self._endpoint else None
+
+    async def wait_ended(self) -> None:
+        if self._endpoint is not None:
+            await self._endpoint.wait_ended()
+
+    @property
     def ended(self) -> "asyncio.Future[AngariumError | None] | None":
         return self._endpoint.ended if self._endpoint else None
 

@@ -4,6 +4,7 @@
 moment, as a crash would, and make another one over the same vault and relay.
 """
 
+import asyncio
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from angarium.e2ee.body import Body, pack, unpack
-from angarium.errors import NotFound, SealBroken, StoreUnwritable, Unavailable
+from angarium.errors import AngariumError, NotFound, SealBroken, StoreUnwritable, Unavailable
 from angarium.ids import ConversationId, DeviceId, MessageKey, UserId, uuid7
 from angarium.sdk.contract import Delivered, Received, Sink
 from angarium.storage.contract import Fence, PutRecord, Vault, Write
@@ -112,6 +113,16 @@ class MemoryEndpoint:
         self._scope = f"device/{device}"
         self._keys: set[MessageKey] = set()
         self.seen = Seen()
+        self.error: AngariumError | None = None
+        self._ended = asyncio.Event()
+
+    def end(self, error: AngariumError) -> None:
+        """The relay ends this device: displaced, refused, ..."""
+        self.error = error
+        self._ended.set()
+
+    async def wait_ended(self) -> None:
+        await self._ended.wait()
 
     async def open(self) -> None:
         """Send again whatever was submitted."""
@@ -122,7 +133,7 @@ class MemoryEndpoint:
             self._relay.append(ConversationId(conversation), key, unpack(packed))
 
     async def close(self) -> None:
-        """Nothing is open."""
+        self._ended.set()
 
     async def converse(self, users: Sequence[UserId]) -> ConversationId:
         return ConversationId(uuid7(0, lambda count: "".join(sorted(users)).encode()[:count]))
@@ -134,6 +145,8 @@ class MemoryEndpoint:
         key: MessageKey | None = None,
         also: Sequence[Write] = (),
     ) -> MessageKey:
+        if self.error is not None:
+            raise self.error
         key = key or MessageKey(uuid7(0))
         if key in self._keys:
             return key

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from angarium.agents.agent import Agent
-from angarium.errors import Fenced
+from angarium.errors import Fenced, Forbidden, Replaced, Unauthenticated
 from angarium.ids import ConversationId
 from angarium.limits import LEASE_RENEW_S, LEASE_TTL_S, TURN_STALE_S
 from angarium.testing.agents import CONVERSATION, AgentWorld
@@ -127,6 +127,36 @@ def test_a_lease_that_is_gone_is_noticed_at_its_renewal(monkeypatch):
             "mailbox/GATEWAY1", "somebody else", LEASE_TTL_S, world.clock.now_ms()
         )
         await asyncio.wait_for(world.gateway.wait_lost(), 5)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    "ended_by", [Replaced("4409"), Unauthenticated("4401"), Forbidden("x")]
+)
+def test_a_device_that_ended_is_noticed_and_its_turns_wait_for_the_next_one(ended_by):
+    async def scenario(world):
+        received = world.write_message("hello")
+        world.gateway._lanes.halt()
+        await world.endpoint.receive(received)
+        world.endpoint.end(ended_by)
+        world.gateway._lanes.open()
+        await asyncio.wait_for(world.gateway.wait_lost(), 5)
+        assert world.gateway.trouble is ended_by
+        await world.gateway.close()
+        assert (await world.turn(1)).state in ("offered", "running")
+        await world.gateway.open()
+        await world.gateway.idle()
+        assert [sent.body.text for sent in world.answers()] == ["hello"]
+
+    run(scenario)
+
+
+def test_a_gateway_that_was_closed_has_no_trouble():
+    async def scenario(world):
+        await world.gateway.close()
+        await asyncio.sleep(0)
+        assert world.gateway.trouble is None
 
     run(scenario)
 
