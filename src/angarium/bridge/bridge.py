@@ -168,6 +168,7 @@ class Bridge:
             group.create_task(self._each(self._look_in, self.work_inbox))
             group.create_task(self._each(self._look_out, lambda: self._send_due(group)))
             group.create_task(self._each(asyncio.Event(), self.connections.close_idle))
+            group.create_task(self._each(asyncio.Event(), self.connections.mend))
             group.create_task(self._show_typing())
             group.create_task(self._forget())
 

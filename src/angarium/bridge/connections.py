@@ -7,12 +7,15 @@ from weakref import WeakValueDictionary
 
 from angarium.bridge.replies import plan_deliveries
 from angarium.clock import Clock
-from angarium.errors import AngariumError, Busy, Unavailable
+from angarium.errors import AngariumError, Busy, Fenced, Unavailable
 from angarium.ids import ConversationId, UserId
 from angarium.kms.contract import Sealer
 from angarium.limits import CONTACT_CONNECTIONS_MAX, CONTACT_IDLE_S, OUTBOX_KEPT_S
 from angarium.sdk.contract import Endpoint, Happened, Received, Sink
 from angarium.storage.contract import DropRecord, Fence, PutRecord, Vault, Write
+from angarium.telemetry.log import get_logger
+
+log = get_logger("angarium.bridge")
 
 OPEN_WAIT_S = 20.0  # A contact's device that is not open by then: Unavailable, tried again.
 OPENED_AT_ONCE = 16
@@ -83,6 +86,7 @@ class Connections:
         self._max, self._idle_s, self._expected_s = connections_max, idle_s, expected_s
         self._lines: OrderedDict[UserId, Line] = OrderedDict()
         self._locks: WeakValueDictionary[UserId, asyncio.Lock] = WeakValueDictionary()
+        self._missed: dict[UserId, float] = {}  # Ended, an answer expected: until when.
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -96,10 +100,7 @@ class Connections:
 
         Raises Unavailable (the relay cannot be reached), Busy (every line expects an answer).
         """
-        lock = self._locks.get(contact)
-        if lock is None:
-            lock = self._locks[contact] = asyncio.Lock()
-        async with lock:
+        async with self._lock(contact):
             line = self._lines.get(contact) or await self._open(contact)
         line.used_at_s = self._clock.monotonic_s()
         line.expecting_until_s = line.used_at_s + self._expected_s
@@ -109,26 +110,55 @@ class Connections:
 
     async def lost(self, contact: UserId) -> None:
         """The contact's device failed: close it; it is opened anew when next needed."""
-        line = self._lines.pop(contact, None)
-        if line is not None:
-            await line.endpoint.close()
+        async with self._lock(contact):
+            line = self._lines.pop(contact, None)
+            if line is not None:
+                await line.endpoint.close()
 
     async def reopen(self) -> None:
         """After a start: open what was open, so that answers written meanwhile arrive. What
-        cannot be opened now is opened when its contact writes."""
+        cannot be opened now is opened when its contact writes. Raises Fenced."""
         records = await self._vault.read(self._scope)
-        gate = asyncio.Semaphore(OPENED_AT_ONCE)
+        await self._open_all([UserId(record.key) for record in records[: self._max]])
+
+    async def mend(self) -> int:
+        """A device that ended by itself (displaced, refused, a defect) hears nothing more:
+        close it and, while an answer is expected, open it anew. Raises Fenced, and what kept a
+        device from opening; it is tried again at the next call."""
+        for contact, line in list(self._lines.items()):
+            if line.endpoint.error is not None:
+                log.warning("bridge.device_ended", code=line.endpoint.error.code)
+                self._missed[contact] = line.expecting_until_s
+                await self.lost(contact)
+        now_s = self._clock.monotonic_s()
+        self._missed = {
+            contact: until_s
+            for contact, until_s in self._missed.items()
+            if until_s > now_s and contact not in self._lines
+        }
+        failures = await self._open_all(list(self._missed))
+        if failures:
+            raise failures[0]
+        return 0
+
+    async def _open_all(self, contacts: Sequence[UserId]) -> list[AngariumError]:
+        """Open them, a few at a time. One that fails does not keep the others closed."""
+        gate, failures = asyncio.Semaphore(OPENED_AT_ONCE), list[AngariumError]()
 
         async def one(contact: UserId) -> None:
             async with gate:
                 try:
                     await self.open(contact)
-                except Unavailable:
-                    pass
+                except Fenced:
+                    raise
+                except AngariumError as error:
+                    log.warning("bridge.device_not_opened", code=error.code)
+                    failures.append(error)
 
         async with asyncio.TaskGroup() as group:
-            for record in records[: self._max]:
-                group.create_task(one(UserId(record.key)))
+            for contact in contacts:
+                group.create_task(one(contact))
+        return failures
 
     async def close_idle(self) -> int:
         """Close lines unused for `idle_s` on which no answer is expected; returns how many."""
@@ -144,6 +174,7 @@ class Connections:
 
     async def close(self) -> None:
         """Close all; they are reopened at the next start."""
+        self._missed.clear()
         while self._lines:
             _, line = self._lines.popitem()
             try:
@@ -179,6 +210,13 @@ class Connections:
 
     # --- opening and closing ---
 
+    def _lock(self, contact: UserId) -> asyncio.Lock:
+        """Held while a contact's device is opened or closed: there are never two of one."""
+        lock = self._locks.get(contact)
+        if lock is None:
+            lock = self._locks[contact] = asyncio.Lock()
+        return lock
+
     @property
     def _scope(self) -> str:
         return f"lines/{self._channel}"
@@ -205,15 +243,19 @@ class Connections:
         if len(self._lines) < self._max:
             return
         now_s = self._clock.monotonic_s()
-        for contact, line in self._lines.items():
-            if line.expecting_until_s <= now_s:
-                await self._close(contact)
-                return
+        # An answer that has not come for so long gives way to somebody who waits now.
+        for patience_s in (0.0, self._idle_s):
+            for contact, line in self._lines.items():
+                idle = now_s - line.used_at_s >= patience_s
+                if idle and (patience_s or line.expecting_until_s <= now_s):
+                    await self._close(contact)
+                    return
         raise Busy("as many contacts wait for an answer as may be connected")
 
     async def _close(self, contact: UserId) -> None:
-        line = self._lines.pop(contact, None)
-        if line is None:
-            return
-        await line.endpoint.close()
-        await self._vault.write([DropRecord(self._scope, contact)], self._fence())
+        async with self._lock(contact):
+            line = self._lines.pop(contact, None)
+            if line is None:
+                return
+            await line.endpoint.close()
+            await self._vault.write([DropRecord(self._scope, contact)], self._fence())

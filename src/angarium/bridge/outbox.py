@@ -1,6 +1,7 @@
 """Deliveries outward: gate, durable `sending`, one request, and the truth about its outcome."""
 
 import asyncio
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from weakref import WeakValueDictionary
@@ -25,6 +26,9 @@ from angarium.storage.contract import (
     PutDelivery,
     Vault,
 )
+from angarium.telemetry.log import get_logger
+
+log = get_logger("angarium.bridge")
 
 SENDS_AT_ONCE = 32  # Requests to the provider at a time; more deliveries wait in the store.
 RECOVERED_AT_START = 10_000  # Interrupted deliveries looked for at start; others 60 s later.
@@ -128,6 +132,13 @@ class OutboxWorker:
             raise
         except AngariumError as error:
             self._count(f"outbox_{error.code}")  # It stays as stored and is due again.
+        except Exception as error:
+            # A defect with one delivery must not stop all others: it stays as stored, and what
+            # was being sent counts as unknown later. Where, but not what was said.
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            where, reason = f"{frame.name}:{frame.lineno}", type(error).__name__
+            log.error("bridge.delivery_failed", reason=reason, where=where)
+            self._count("outbox_defect")
         finally:
             self._in_flight.discard(delivery.contact)
 
@@ -139,7 +150,7 @@ class OutboxWorker:
                 await self._resolve(delivery)
             else:
                 await self._send(delivery)
-        except SealBroken:
+        except (SealBroken, msgspec.DecodeError):
             await self._write(delivery, "failed", reason="seal_broken")
 
     async def _interrupted(self, delivery: Delivery) -> None:

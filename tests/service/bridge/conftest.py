@@ -20,7 +20,7 @@ from angarium.bridge.policy import Policy
 from angarium.channels.twilio import Twilio
 from angarium.clock import ManualClock
 from angarium.e2ee.body import Body
-from angarium.errors import SealBroken, Unavailable
+from angarium.errors import AngariumError, SealBroken, Unavailable
 from angarium.ids import ConversationId, DeviceId, MessageKey, UserId
 from angarium.sdk.contract import Delivered, Received, Sink
 from angarium.server.webhooks import webhook_router
@@ -147,6 +147,11 @@ class RelayEndpoint:
         self.user, self.device = user, DeviceId("DEV" + user[4:14].upper())
         self.sink, self._relay, self._vault = sink, relay, vault
         self.ended = False
+        self.error: AngariumError | None = None
+        self.closing: asyncio.Event | None = None
+
+    async def wait_ended(self) -> None:
+        raise NotImplementedError
 
     async def open(self) -> None:
         if self._relay.refuse is not None:
@@ -154,6 +159,8 @@ class RelayEndpoint:
         self._relay.open[self.user] = self
 
     async def close(self) -> None:
+        if self.closing is not None:
+            await self.closing.wait()
         self._relay.open.pop(self.user, None)
 
     async def converse(self, users: Sequence[UserId]) -> ConversationId:
@@ -182,6 +189,8 @@ class RelayEndpoint:
         self._relay.read.append((self.user, sequence))
 
     async def receive(self) -> None:
+        if self.error is not None:
+            return
         log = self._relay.logs.get(ConversationId(f"c-{self.user}"), [])
         for message in log[self._relay.cursors.get(self.user, 0) :]:
             writes = self.sink.plan(message)
