@@ -171,8 +171,8 @@ STORE_BUSY_MS = 2000  # Another process holds the write lock this long: Unavaila
 STORE_CALLS_WAITING_MAX = 8192  # Reads and writes that wait. Over it: Busy.
 STORE_ROWS_PER_STATEMENT = 128  # A power of two; more rows take more statements.
 STORE_CONVERSATIONS_CACHED = 16384  # Over it the least recently used head is read again.
-STORE_WAL_CHECKPOINT_BYTES = 16 * 1024 * 1024  # From here on it is copied back, beside writes.
-STORE_WAL_BYTES_MAX = 64 * 1024 * 1024  # From here on each round waits longer for readers.
+STORE_WAL_CHECKPOINT_BYTES = 32 * 1024 * 1024  # From here on it is copied back, beside writes.
+STORE_WAL_BYTES_MAX = 128 * 1024 * 1024  # From here on each round waits longer for readers.
 STORE_OPEN_ATTEMPTS = 20  # Another process creates the file meanwhile; then Unavailable.
 
 # Housekeeping of a node. Webhooks are kept for deduplication as long as providers repeat them.

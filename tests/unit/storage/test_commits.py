@@ -1,4 +1,5 @@
 import asyncio
+import os
 import sqlite3
 import sys
 from collections.abc import Awaitable, Callable
@@ -200,6 +201,28 @@ def test_the_write_ahead_log_stays_short_under_constant_writes(
 
     with_sqlite(tmp_path, scenario)
     assert not (tmp_path / f"{FILE_NAME}-wal").exists()
+
+
+def test_the_database_is_synced_before_commits_are_held_through_sqlites_own_descriptor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "STORE_WAL_CHECKPOINT_BYTES", 100_000)
+    held: list[bool] = []
+
+    async def scenario(store: SqliteStore) -> None:
+        def sync(descriptor: int) -> None:
+            assert os.path.samestat(os.fstat(descriptor), (tmp_path / FILE_NAME).stat())
+            held.append(store._commits._held)
+
+        monkeypatch.setattr(os, "fdatasync", sync)
+        await converse(store)
+        for start in range(1, 400, 20):
+            await store.store.log.append([message(start + n, 1000) for n in range(20)])
+        assert store.figures()["checkpoints"] >= 2
+
+    with_sqlite(tmp_path, scenario)
+    assert len(held) >= 2
+    assert not any(held)
 
 
 def test_closing_finishes_what_was_begun_and_then_refuses(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Keeps the write-ahead log short, beside the writer and never inside a commit."""
 
 import asyncio
+import os
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,20 +11,23 @@ from angarium.storage.sqlite.commits import Commits
 from angarium.storage.sqlite.connection import FILE_NAME, connect
 
 _READERS_WAIT_MS = 20
+_OPEN_FILES = (Path("/proc/self/fd"), Path("/dev/fd"))
 _READERS_WAIT_LONG_MS = 500  # Beyond the bound: a long reader slows writers, not stops them.
 
 
 class Checkpoints:
     """Copies the log back when it is long, then empties it.
 
-    The copy runs on a connection and thread of its own, beside commits. What arrived meanwhile
+    The copy runs on a connection and thread of its own, beside commits, and so does the sync
+    that makes it durable: SQLite leaves that out while somebody writes. What arrived meanwhile
     is little; for that, commits are held for a moment, since a log under constant writes never
     begins again by itself.
     """
 
     def __init__(self, folder: Path) -> None:
         self.runs = 0
-        self._log = folder / f"{FILE_NAME}-wal"
+        self._file, self._log = folder / FILE_NAME, folder / f"{FILE_NAME}-wal"
+        self._open_file = -1
         self._connection = connect(folder)
         self._executor = ThreadPoolExecutor(1, "angarium-checkpoint")
         self._running: asyncio.Task[None] | None = None
@@ -58,6 +62,7 @@ class Checkpoints:
     async def _round(self, commits: Commits) -> None:
         try:
             await self._run("PASSIVE", 0)
+            await asyncio.get_running_loop().run_in_executor(self._executor, self._sync)
             long = self.log_bytes >= STORE_WAL_BYTES_MAX
             await commits.hold()
             try:
@@ -80,3 +85,34 @@ class Checkpoints:
         except sqlite3.OperationalError:
             # Busy, or a full disk: nothing is lost, and the next commit tells its caller.
             return
+
+    def _sync(self) -> None:
+        """Sync the database, so that little is left to do while commits are held.
+
+        Through a descriptor that SQLite itself has open: closing one of our own would drop the
+        locks of the whole process on the file. Without it commits only wait longer.
+        """
+        try:
+            wanted = self._file.stat()
+            if not _is_open(self._open_file, wanted):
+                self._open_file = _find_open(wanted)
+            if self._open_file >= 0:
+                os.fdatasync(self._open_file)
+        except OSError:
+            return  # The checkpoint that follows syncs by itself.
+
+
+def _is_open(descriptor: int, wanted: os.stat_result) -> bool:
+    try:
+        return descriptor >= 0 and os.path.samestat(os.fstat(descriptor), wanted)
+    except OSError:
+        return False
+
+
+def _find_open(wanted: os.stat_result) -> int:
+    """A descriptor of this process for the file; -1: none is found."""
+    for folder in _OPEN_FILES:
+        if folder.is_dir():
+            numbers = (int(name) for name in os.listdir(folder))
+            return next((each for each in numbers if _is_open(each, wanted)), -1)
+    return -1

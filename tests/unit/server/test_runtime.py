@@ -1,0 +1,47 @@
+"""What a long-lived process asks of the interpreter."""
+
+import gc
+import sys
+import weakref
+from collections.abc import Iterator
+
+import pytest
+
+from angarium.server.runtime import tune_gc, tune_threads
+
+PYTHONS_DEFAULT_S = 0.005
+
+
+@pytest.fixture(autouse=True)
+def untouched() -> Iterator[None]:
+    threshold, interval_s = gc.get_threshold(), sys.getswitchinterval()
+    yield
+    gc.set_threshold(*threshold)
+    gc.unfreeze()
+    sys.setswitchinterval(interval_s)
+
+
+def test_what_lives_at_the_start_is_not_looked_at_again() -> None:
+    frozen = gc.get_freeze_count()
+    tune_gc()
+    assert gc.get_freeze_count() > frozen + 1000
+
+
+class Knot:
+    """Refers to itself."""
+
+    def __init__(self) -> None:
+        self.own = self
+
+
+def test_cyclic_garbage_is_still_found() -> None:
+    tune_gc()
+    known = weakref.ref(Knot())
+    assert gc.isenabled()
+    gc.collect()
+    assert known() is None
+
+
+def test_the_stores_thread_waits_far_less_than_by_default() -> None:
+    tune_threads()
+    assert sys.getswitchinterval() <= PYTHONS_DEFAULT_S / 5
