@@ -31,6 +31,9 @@ class Place:
 class Draft:
     """Collects text and sends it as joined pieces; keeps typing and "still working" alive.
 
+    The first piece leaves as soon as the agent waits for anything, later ones at most every
+    PART_EVERY_S; an agent that says all it has at once sends no piece, only its reply.
+
     Pieces are ephemeral: any of them may be lost, the final message has the whole text. Create
     it inside a running loop and `close` it; its only timer is owned here.
     """
@@ -43,9 +46,9 @@ class Draft:
         self._unsent: list[str] = []
         self._index = 0
         self._statuses = 0
-        self._flush: asyncio.TimerHandle | None = None
-        now = self._loop.time()
-        self._last_sign_s = now
+        self._flush: asyncio.Handle | None = None
+        self._next_piece_s = 0.0
+        self._last_sign_s = self._loop.time()
         endpoint.typing(place.conversation, True)
         self._beat = self._loop.call_later(self._beat_s, self._on_beat)
 
@@ -67,7 +70,12 @@ class Draft:
         if sum(map(len, self._unsent)) >= PART_CHARS_MAX:
             self._send_unsent()
         elif self._flush is None:
-            self._flush = self._loop.call_later(PART_EVERY_S, self._send_unsent)
+            wait_s = self._next_piece_s - self._loop.time()
+            self._flush = (
+                self._loop.call_later(wait_s, self._send_unsent)
+                if wait_s > 0
+                else self._loop.call_soon(self._send_unsent)
+            )
 
     def status(self, text: str) -> None:
         """Show progress; not part of the reply."""
@@ -94,6 +102,7 @@ class Draft:
         if self._unsent:
             piece = "".join(self._unsent)
             self._unsent = []
+            self._next_piece_s = self._loop.time() + PART_EVERY_S
             self._send(Body(text=piece, agent=self._place.agent))
 
     def _send(self, body: Body) -> None:

@@ -38,15 +38,52 @@ def with_draft(scenario):
     return asyncio.run(run())
 
 
-def test_small_pieces_leave_joined_after_a_moment(monkeypatch):
-    monkeypatch.setattr(module, "PART_EVERY_S", 0.001)
-
+def test_the_first_piece_leaves_as_soon_as_the_agent_waits():
     async def scenario(draft, wire):
         for letter in "abc":
             draft.add(letter)
         assert wire.parts == []
-        await wire.sent.wait()
+        await asyncio.sleep(0)
         assert wire.parts == [(0, "text", "abc")]
+
+    with_draft(scenario)
+
+
+def test_later_pieces_leave_joined_after_a_moment(monkeypatch):
+    monkeypatch.setattr(module, "PART_EVERY_S", 0.001)
+
+    async def scenario(draft, wire):
+        draft.add("first")
+        await wire.sent.wait()
+        wire.sent.clear()
+        for letter in "abc":
+            draft.add(letter)
+        await wire.sent.wait()
+        assert wire.parts == [(0, "text", "first"), (1, "text", "abc")]
+
+    with_draft(scenario)
+
+
+def test_later_pieces_do_not_leave_before_their_time(monkeypatch):
+    monkeypatch.setattr(module, "PART_EVERY_S", 60.0)
+
+    async def scenario(draft, wire):
+        draft.add("first")
+        await wire.sent.wait()
+        draft.add("second")
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert wire.parts == [(0, "text", "first")]
+
+    with_draft(scenario)
+
+
+def test_an_agent_that_says_all_at_once_sends_only_its_reply():
+    async def scenario(draft, wire):
+        draft.add("all of it")
+        draft.close()
+        await asyncio.sleep(0)
+        assert wire.parts == []
 
     with_draft(scenario)
 
