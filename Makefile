@@ -46,12 +46,14 @@ lock: .venv/dev.stamp ## write the lock files anew
 	@echo "Setting up .venv (once) ..."
 	@$(PIP) install --require-hashes -r locks/run.txt
 	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m compileall -q src
 	@touch $@
 
 .venv/dev.stamp: locks/dev.txt pyproject.toml | .venv/bin/python
 	@echo "Setting up .venv for development (once) ..."
 	@$(PIP) install --require-hashes -r locks/dev.txt
 	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m compileall -q src
 	@touch $@ .venv/run.stamp
 
 clean:
