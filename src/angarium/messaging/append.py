@@ -81,7 +81,11 @@ class Appender:
             results = await self._commit([pending.message for pending in batch])
             self._figures.count_commit(len(batch), self._clock.monotonic_s() - started_s)
             self._figures.queue_messages -= len(batch)
-            self._done(batch, results)
+            try:
+                self._done(batch, results)
+            except Exception as error:
+                # A defect of ours must not stop the log: who was not answered asks again.
+                log_lines.error("append.untold", extra={"error": type(error).__name__})
 
     def _take(self) -> list[Pending]:
         batch: list[Pending] = []

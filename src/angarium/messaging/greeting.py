@@ -5,11 +5,12 @@ heads shared with the other hellos of the batch; device lists are cached and sha
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 from angarium.clock import Clock
-from angarium.errors import AngariumError, Forbidden, Unavailable
+from angarium.errors import AngariumError, Forbidden, Unauthenticated, Unavailable
 from angarium.ids import ConversationId, DeviceId, UserId
 from angarium.limits import HELLOS_AT_ONCE, HELLOS_WAITING
 from angarium.messaging.connection import Connection
@@ -20,6 +21,7 @@ from angarium.model.conversation import Conversation
 from angarium.protocol.server_side import State
 from angarium.storage.contract import Conversations, MessageLog
 
+log_lines = logging.getLogger("angarium.messaging")
 Authenticate = Callable[[str, DeviceId], UserId]
 
 
@@ -90,6 +92,10 @@ class Greeter:
                 users[connection] = self._authenticate(hello.tok, DeviceId(hello.dev))
             except AngariumError as error:
                 self._hub.refuse(connection, error)
+            except Exception as error:
+                # Whatever is odd about this token, the others of the batch are not at fault.
+                log_lines.error("hello.failed", extra={"error": type(error).__name__})
+                self._hub.refuse(connection, Unauthenticated("the token cannot be checked"))
         known = await self._check_devices(users, fresh=False)
         others = {each: user for each, user in users.items() if each not in known}
         if others:

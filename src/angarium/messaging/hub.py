@@ -1,6 +1,7 @@
 """The connections of this node: frames in by ticks, frames out in one write each, time."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable
 
 from angarium.clock import Clock
@@ -8,6 +9,7 @@ from angarium.errors import AngariumError, Malformed, SlowConsumer, TooLarge
 from angarium.ids import DeviceId, UserId
 from angarium.limits import (
     EVENT_UNSENT_BYTES_MAX,
+    SEND_BUFFER_BYTES_CUT,
     SEND_BUFFER_BYTES_MAX,
     SLOW_CONSUMER_WAIT_S,
 )
@@ -17,8 +19,9 @@ from angarium.messaging.figures import Figures
 from angarium.protocol.codec import Codec, JsonCodec, MsgpackCodec
 from angarium.protocol.frames import SUBPROTOCOL_JSON, ServerFrame
 from angarium.protocol.server_effects import Effect, Hangup, Write
-from angarium.protocol.server_side import ServerSide
+from angarium.protocol.server_side import CLOSE_INTERNAL, ServerSide
 
+log_lines = logging.getLogger("angarium.messaging")
 TICK_S = 1.0
 Carry = Callable[[Connection, Effect], None]
 
@@ -27,7 +30,8 @@ class Hub:
     """Listens to the engine. What is neither `Write` nor `Hangup` is handed to `carry`.
 
     Per message there is only decode, decide, encode: no task, no future, no log line.
-    Frames of one connection leave in one write per turn of the loop.
+    Frames of one connection leave in one write per turn of the loop. A defect met while serving
+    one connection closes that one (4002) and costs the others nothing.
     """
 
     def __init__(
@@ -72,11 +76,14 @@ class Hub:
             machine = connection.machine
             try:
                 frames = connection.codec.decode_client(payload)
+                self._figures.received += len(frames)
+                effects = machine.receive(frames, now_s)
             except (Malformed, TooLarge) as error:
-                self.perform(connection, machine.refuse(error))
+                effects = machine.refuse(error)
+            except Exception as error:
+                self._give_up(connection, error)
                 continue
-            self._figures.received += len(frames)
-            self.perform(connection, machine.receive(frames, now_s))
+            self.perform(connection, effects)
 
     def refused(self, connection: int, oversized: bool) -> None:
         found = self._connections.get(connection)
@@ -124,16 +131,29 @@ class Hub:
     # --- carrying out -------------------------------------------------------------------------
 
     def perform(self, connection: Connection, effects: Iterable[Effect]) -> None:
-        """Carry effects out, in order."""
-        for effect in effects:
-            if type(effect) is Write:
-                self.write(connection, effect.frame)
-            elif type(effect) is Hangup:
-                self._figures.count_close(effect.code)
-                self._closing.append((connection.number, effect.code, effect.reason))
-                self._plan_flush()
-            else:
-                self._carry(connection, effect)
+        """Carry effects out, in order. Raises nothing."""
+        try:
+            for effect in effects:
+                if type(effect) is Write:
+                    self.write(connection, effect.frame)
+                elif type(effect) is Hangup:
+                    self._hang_up(connection, effect)
+                else:
+                    self._carry(connection, effect)
+        except Exception as error:
+            self._give_up(connection, error)
+
+    def _hang_up(self, connection: Connection, effect: Hangup) -> None:
+        self._figures.count_close(effect.code)
+        self._closing.append((connection.number, effect.code, effect.reason))
+        self._plan_flush()
+
+    def _give_up(self, connection: Connection, error: Exception) -> None:
+        """A defect of ours: this client comes again and resumes."""
+        log_lines.error("connection.failed", extra={"error": type(error).__name__})
+        for effect in connection.machine.hang_up(CLOSE_INTERNAL, "internal"):
+            if isinstance(effect, Hangup):
+                self._hang_up(connection, effect)
 
     def refuse(self, connection: Connection, error: AngariumError) -> None:
         """Tell why and close, with the code of the error."""
@@ -175,7 +195,11 @@ class Hub:
             engine.close(number, code, reason)
         now_s = self._clock.monotonic_s()
         for connection in dirty:
-            if connection not in self._unsent and engine.unsent_bytes(connection.number):
+            unsent_bytes = engine.unsent_bytes(connection.number)
+            if unsent_bytes > SEND_BUFFER_BYTES_CUT:
+                self._unsent.pop(connection, None)
+                self.refuse(connection, SlowConsumer("this device asks for more than it reads"))
+            elif unsent_bytes and connection not in self._unsent:
                 self._unsent[connection] = None
                 connection.moved_s = now_s
 

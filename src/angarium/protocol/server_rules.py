@@ -8,19 +8,22 @@ from angarium.limits import CIPHERTEXT_BYTES_MAX, DEVICES_PER_USER_MAX, PARTICIP
 from angarium.protocol.frames import Err, Send
 
 SEQUENCE_MAX = 2**62
-_TO_MAX = PARTICIPANTS_MAX * DEVICES_PER_USER_MAX
+TO_MAX = PARTICIPANTS_MAX * DEVICES_PER_USER_MAX
 _KIND_CHARACTERS_MAX = 32
+_NAME_CHARACTERS_MAX = 64  # Of a conversation: it is kept while the send is worked on.
 
 
 def check_send(send: Send) -> None:
     """Raises Malformed or TooLarge unless the fields of the send are within bounds."""
     check_uuid(send.key)
+    if len(send.c) > _NAME_CHARACTERS_MAX:
+        raise Malformed("`c` names a conversation")
     if send.cs < 1 or send.cs > SEQUENCE_MAX:
         raise Malformed("`cs` counts from 1")
     if not send.kind or send.kind == "void" or len(send.kind) > _KIND_CHARACTERS_MAX:
         raise Malformed("this kind cannot be sent")
     to = send.to
-    if len(to) > 1 and (len(to) > _TO_MAX or len({sealed.dev for sealed in to}) != len(to)):
+    if len(to) > 1 and (len(to) > TO_MAX or len({sealed.dev for sealed in to}) != len(to)):
         raise Malformed("`to` names each device once")
     for sealed in to:
         if not 0 < len(sealed.ct) <= CIPHERTEXT_BYTES_MAX:

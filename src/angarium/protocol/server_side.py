@@ -65,14 +65,22 @@ from angarium.protocol.server_effects import (
     Relay,
     Write,
 )
-from angarium.protocol.server_rules import SEQUENCE_MAX, check_send, close_reason, err_frame
+from angarium.protocol.server_rules import (
+    SEQUENCE_MAX,
+    TO_MAX,
+    check_send,
+    close_reason,
+    err_frame,
+)
 
 CLOSE_NORMAL = 1000
 CLOSE_GOAWAY = 4001
+CLOSE_INTERNAL = 4002
 CLOSE_RESYNC = 4010
 CLOSE_NO_PONG = 4012
 HEADS_PER_FRAME = 1000
 REF_CHARACTERS_MAX = 128
+FEATURES_MAX, FEATURE_CHARACTERS_MAX = 16, 32
 _REASON_BYTES_MAX = 120  # A close reason is part of a control frame of at most 125 bytes.
 
 
@@ -173,7 +181,9 @@ class ServerSide:
         if hello.resume is not None and len(hello.resume.cursors) > CONVERSATIONS_PER_HELLO_MAX:
             return self.refuse(Malformed(f"at most {CONVERSATIONS_PER_HELLO_MAX} cursors"))
         self.state, self.hello = State.GREETING, hello
-        self.features = frozenset(hello.feat[:16])
+        self.features = frozenset(
+            each for each in hello.feat[:FEATURES_MAX] if len(each) <= FEATURE_CHARACTERS_MAX
+        )
         self.backlog.offer_credit(*hello.win)
         return [Greet(hello)]
 
@@ -291,6 +301,7 @@ class ServerSide:
     def _on_part(self, part: Part, effects: list[Effect]) -> None:
         weight_bytes = len(part.ct) + sum(len(sealed.ct) for sealed in part.to)
         sound = 0 <= part.i <= SEQUENCE_MAX and len(part.ref) <= REF_CHARACTERS_MAX
+        sound = sound and len(part.to) <= TO_MAX
         if sound and part.c in self.backlog.cursors and weight_bytes <= EVENT_BYTES_MAX:
             effects.append(Relay(part))
 
