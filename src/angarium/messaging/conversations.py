@@ -5,7 +5,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 
 from angarium.clock import Clock
-from angarium.errors import AngariumError, NotMember, StaleDevices, Unavailable
+from angarium.errors import AngariumError, Forbidden, NotMember, StaleDevices, Unavailable
 from angarium.ids import ConversationId, DeviceId, UserId
 from angarium.limits import DEVICE_LISTS_MAX, ROSTER_AGE_S_MAX
 from angarium.messaging.connection import Connection
@@ -112,6 +112,8 @@ class Roster:
         if user not in self.users:
             return NotMember("this user does not take part in the conversation")
         devices = self.devices
+        if device not in devices:
+            return Forbidden("the device is not registered and signed for this user")
         if len(to) == len(devices) - 1 and device not in to and devices.issuperset(to):
             return None
         named, expected = set(to), devices - {device}

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 from angarium.clock import Clock
-from angarium.errors import AngariumError, RateLimited
+from angarium.errors import AngariumError, Forbidden, RateLimited
 from angarium.ids import ConversationId, DeviceId, MessageKey, UserId
 from angarium.limits import ROSTER_RECHECK_S
 from angarium.messaging.append import Appender, Pending
@@ -61,6 +61,8 @@ class Sending:
                 self._reject(connection, send, answer)
             elif error := answer.check(connection.user, connection.device, names(send)):
                 self._reject(connection, send, error)
+                if isinstance(error, Forbidden):
+                    self._hub.refuse(connection, error)  # Removed, and nobody told this node.
             else:
                 self._offer(connection, send)
 
@@ -100,7 +102,7 @@ class Sending:
         error = roster and roster.check(connection.user, connection.device, names(send))
         if roster is not None and error is None:
             self._offer(connection, send)
-        elif error and self._is_young(roster):
+        elif error and self._is_young(roster) and not isinstance(error, Forbidden):
             self._reject(connection, send, error)
         else:
             self._waiting[send.c] = [(connection, send)]
