@@ -1,6 +1,7 @@
 """From the log to the devices: pushed live where possible, caught up by ranges otherwise."""
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Iterable, Sequence
 
@@ -19,6 +20,7 @@ from angarium.protocol.frames import Get, ServerFrame
 from angarium.protocol.server_rules import err_frame
 from angarium.storage.contract import MessageLog
 
+log_lines = logging.getLogger("angarium.messaging")
 _READ_AGAIN_S = 1.0
 _HEADS_AT_ONCE = 500
 
@@ -152,7 +154,7 @@ class Delivery:
         backlog = machine.backlog
         while machine.is_up and not connection.reading and (wanted := backlog.wanted()):
             c, first, count = wanted
-            messages = self._recent.run(c, first, count)
+            messages = self._remembered(c, backlog.cursors[c].epoch, first, count)
             if not messages:
                 connection.reading = True
                 self._read(connection, None)
@@ -162,6 +164,15 @@ class Delivery:
                 backlog.put_off(c)
         if machine.is_up:
             self._hub.perform(connection, machine.pumped())
+
+    def _remembered(
+        self, c: str, epoch: int, first: int, count: int
+    ) -> Sequence[StoredMessage]:
+        messages = self._recent.run(c, first, count)
+        if messages and messages[0].epoch != epoch:
+            self._recent.forget(c)  # The log was restored: this is another history's end.
+            return ()
+        return messages
 
     def _push(self, connection: Connection, message: StoredMessage) -> bool:
         """False when the message did not go out and the connection is behind with it."""
@@ -212,7 +223,12 @@ class Delivery:
                 messages = await self._read_log(connection, c, first, first + count - 1)
                 if not messages or messages[0].sequence != first:
                     await self._explain_hole(connection, c, messages)
-            except AngariumError:
+                elif (cursor := machine.backlog.cursors.get(c)) is not None:
+                    if cursor.epoch != messages[0].epoch:
+                        await self._look_again(c)
+            except Exception as error:
+                if not isinstance(error, AngariumError):
+                    log_lines.error("read.failed", extra={"error": type(error).__name__})
                 asyncio.get_running_loop().call_later(_READ_AGAIN_S, self._again, connection)
                 return
             self._push_all(connection, messages)
@@ -227,7 +243,7 @@ class Delivery:
         self, connection: Connection, c: str, messages: Sequence[StoredMessage]
     ) -> None:
         """What the store does not keep any more is passed over, anything else is waited for."""
-        head = (await self._log.heads([ConversationId(c)])).get(ConversationId(c))
+        head = await self._look_again(c)
         backlog = connection.machine.backlog
         if head is not None and backlog.skip(c, head.floor):
             return
@@ -236,6 +252,15 @@ class Delivery:
         if cursor is not None and following != cursor.sent + 1:
             backlog.put_off(c)
 
+    async def _look_again(self, c: str) -> Head | None:
+        """The head in the store; one of another epoch makes every device here resume."""
+        name = ConversationId(c)
+        head = (await self._log.heads([name])).get(name)
+        live = self.find(c)
+        if head is not None and live is not None and head.epoch != live.epoch:
+            self.noticed(name, head)
+        return head
+
     async def _answer(self, connection: Connection, get: Get) -> None:
         machine, live = connection.machine, self.find(get.c)
         answer: ServerFrame
@@ -243,7 +268,7 @@ class Delivery:
             if live is None or get.c not in machine.backlog.cursors:
                 raise NotMember("this user does not take part in the conversation")
             last = min(get.last, get.first + RANGE_MESSAGES_MAX - 1)
-            messages = self._recent.run(get.c, get.first, last - get.first + 1)
+            messages = self._remembered(get.c, live.epoch, get.first, last - get.first + 1)
             if len(messages) < min(last, live.head) - get.first + 1:
                 messages = await self._read_log(connection, get.c, get.first, last)
             if not messages and get.last < live.floor:
