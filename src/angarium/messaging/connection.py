@@ -1,5 +1,6 @@
 """One live WebSocket: its machine, who is at the other end, and what waits to be written."""
 
+import math
 from collections import deque
 from collections.abc import Sequence
 
@@ -24,6 +25,8 @@ class Connection:
         "codec",
         "device",
         "drained_bytes",
+        "events_left",
+        "events_s",
         "joined",
         "machine",
         "moved_s",
@@ -44,6 +47,7 @@ class Connection:
         self.reading = False
         self.written_bytes = self.drained_bytes = 0
         self.moved_s = 0.0
+        self.events_left, self.events_s = math.inf, 0.0  # Filled at the first event.
 
     def encode(self, frame: ServerFrame) -> bytes:
         return self.codec.encode((frame,))

@@ -4,13 +4,14 @@ Everything goes over the bus, to this node's own connections too, and has one ch
 connection that is behind gets none of it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import get_args
 
 from angarium.bus.contract import Bus, Ephemeral, Event
+from angarium.clock import Clock
 from angarium.errors import AngariumError
 from angarium.ids import ConversationId, UserId
-from angarium.limits import PRESENCE_CONVERSATIONS_MAX, TYPING_TTL_MS
+from angarium.limits import EVENTS_BURST_S, PRESENCE_CONVERSATIONS_MAX, TYPING_TTL_MS
 from angarium.messaging.connection import Connection
 from angarium.messaging.conversations import Live
 from angarium.messaging.delivery import Delivery
@@ -22,6 +23,8 @@ from angarium.protocol.frames import Evt, Part
 from angarium.storage.contract import ReceiptKind
 
 PRESENCE = "presence"
+EventRate = Callable[[UserId], float]
+"""How many ephemeral frames a second each connection of this user may say."""
 _RECEIPTS = get_args(ReceiptKind)
 
 
@@ -29,16 +32,28 @@ class Events:
     """The relay of ephemeral frames, both directions."""
 
     def __init__(
-        self, *, hub: Hub, delivery: Delivery, bus: Bus, fold: ReceiptFold, figures: Figures
+        self,
+        *,
+        hub: Hub,
+        delivery: Delivery,
+        bus: Bus,
+        fold: ReceiptFold,
+        figures: Figures,
+        clock: Clock,
+        rate: EventRate,
     ) -> None:
         self._hub, self._delivery, self._bus = hub, delivery, bus
         self._fold, self._figures = fold, figures
+        self._clock, self._rate = clock, rate
         self._codec: Codec = MsgpackCodec()
 
     def relay(self, connection: Connection, frame: Evt | Part) -> None:
-        """Pass on what a client says; the node fills in who says it."""
+        """Pass on what a client says, within its rate; the node fills in who says it."""
         live = self._delivery.find(frame.c)
         if live is None:
+            return
+        if not self._within_rate(connection, frame):
+            self._figures.events_dropped += 1
             return
         if isinstance(frame, Part):
             self._bus.publish(self._parts(connection, live, frame))
@@ -56,6 +71,16 @@ class Events:
             if participant.user != own or frame.kind in _RECEIPTS
         )
         self._publish(live, users, frame)
+
+    def _within_rate(self, connection: Connection, frame: Evt | Part) -> bool:
+        """A bucket for each connection; a part costs one for each device it names."""
+        rate, now_s = self._rate(connection.user), self._clock.monotonic_s()
+        refilled = connection.events_left + (now_s - connection.events_s) * rate
+        left = min(rate * EVENTS_BURST_S, refilled)
+        cost = max(1, len(frame.to)) if isinstance(frame, Part) else 1
+        connection.events_s = now_s
+        connection.events_left = left - cost if left >= cost else left
+        return left >= cost
 
     def told(self, event: Ephemeral) -> None:
         """The bus brings a frame: write it to whom it concerns, here."""

@@ -20,8 +20,10 @@ from angarium.limits import (
     DRAIN_CONNECTIONS_PER_S,
     DRAIN_GRACE_S,
     DRAIN_SPREAD_S_MAX,
+    EVENTS_PER_S,
     HEAD_CHECK_BUS_S,
     HEAD_CHECK_STORE_S,
+    RELIST_EVERY_S,
     RELISTED_USERS_MAX,
 )
 from angarium.messaging.append import Appender, Pending
@@ -30,7 +32,7 @@ from angarium.messaging.connection import Connection
 from angarium.messaging.conversations import Answer, DeviceLists, Roster, Rosters
 from angarium.messaging.delivery import Delivery
 from angarium.messaging.engine import Engine
-from angarium.messaging.events import Events
+from angarium.messaging.events import EventRate, Events
 from angarium.messaging.figures import Figures
 from angarium.messaging.greeting import Authenticate, Greeter
 from angarium.messaging.history import Recent, stored
@@ -49,7 +51,7 @@ class Messaging:
 
     `authenticate(token, device)` returns the user or raises Unauthenticated, TokenExpired or
     Forbidden. `limiter(user)` is asked once for each send: 0 = go, seconds = slow down, raises
-    RateLimited. `head_check=False` switches off the periodic comparison of heads; only tests do
+    RateLimited. `event_rate(user)` bounds what is told and forgotten. `head_check=False` switches off the periodic comparison of heads; only tests do
     that, to show that a lost last doorbell is then never noticed.
     """
 
@@ -65,6 +67,7 @@ class Messaging:
         clock: Clock,
         authenticate: Authenticate,
         limiter: Limiter | None = None,
+        event_rate: EventRate = lambda user: EVENTS_PER_S,
         node_id: str = "node",
         head_check: bool = True,
     ) -> None:
@@ -77,7 +80,7 @@ class Messaging:
         self._loops: list[asyncio.Task[None]] = []
         self._unsubscribe: Callable[[], None] = lambda: None
         self._announced: dict[ConversationId, Appended] = {}
-        self._bus_check_due_s = self._store_check_due_s = 0.0
+        self._bus_check_due_s = self._store_check_due_s = self._relist_due_s = 0.0
         self._checking = False
         self._relisted = 0
         self._empty = asyncio.Event()
@@ -109,6 +112,8 @@ class Messaging:
             bus=bus,
             fold=self._fold,
             figures=self.figures,
+            clock=clock,
+            rate=event_rate,
         )
         self._open_doors(log, authenticate, limiter, node_id)
 
@@ -143,6 +148,7 @@ class Messaging:
         now_s = self._clock.monotonic_s()
         self._bus_check_due_s = now_s + HEAD_CHECK_BUS_S
         self._store_check_due_s = now_s + HEAD_CHECK_STORE_S
+        self._relist_due_s = now_s + RELIST_EVERY_S
         self._unsubscribe = self._bus.subscribe(self._told)
         self._loops = [
             self._chores.start(self._appender.run(), "messaging.append"),
@@ -356,6 +362,9 @@ class Messaging:
         """A head in the store beyond ours, or a conversation we do not know: catch up."""
         try:
             await self._delivery.check_heads()
+            if self._clock.monotonic_s() < self._relist_due_s:
+                return
+            self._relist_due_s = self._clock.monotonic_s() + RELIST_EVERY_S
             users = sorted(self._hub.users())
             start = self._relisted if self._relisted < len(users) else 0
             turn = users[start : start + RELISTED_USERS_MAX]

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+import pytest
+
 from angarium.bus.contract import Appended, DevicesChanged, Joined, Left
 from angarium.messaging.engine import MemoryEngine
 from angarium.protocol.frames import (
@@ -336,6 +338,30 @@ def test_a_lost_last_doorbell_is_made_up_for_by_the_head_check() -> None:
         await pass_time(31)
         assert bob.sequences() == [1]
         assert relay.messaging.figures.heads_repaired == 1
+
+    on_relay(scenario, bus=DeafBus())
+
+
+@pytest.mark.slow
+def test_with_every_doorbell_lost_messages_of_another_node_arrive_within_six_seconds() -> None:
+    async def scenario(relay: Relay) -> None:
+        engine = MemoryEngine()
+        await relay.node(engine=engine, bus=DeafBus(), node_id="second")
+        bob = await relay.connect(BOB, BOB1)
+        relay.engine = engine
+        ann = await relay.connect(ANN, ANN1)
+        waits: list[float] = []
+        for n in range(1, 21):
+            await pass_time(0.37 + (n % 7) / 3)
+            await ann.say(send(n, BOB1))
+            await bob.say(Ack([(TALK, n - 1)]))  # Both still live.
+            began_s = relay.clock.monotonic_s()
+            while n not in bob.sequences():
+                await pass_time(0.1)
+                assert relay.clock.monotonic_s() - began_s < 10, "never"
+            waits.append(relay.clock.monotonic_s() - began_s)
+        assert max(waits) <= 6.2
+        assert bob.sequences() == list(range(1, 21))
 
     on_relay(scenario, bus=DeafBus())
 
