@@ -38,7 +38,13 @@ from angarium.ids import ConversationId, DeviceId, UserId, check_user_id
 from angarium.keys.directory import Keys
 from angarium.kms.local import open_kms
 from angarium.kms.sealer import DataKeySealer, open_sealer
-from angarium.limits import API_REQUESTS_PER_MINUTE, HOUSEKEEPING_EVERY_S, WEBHOOK_KEPT_S
+from angarium.limits import (
+    API_REQUESTS_PER_MINUTE,
+    EVENTS_PER_S,
+    EVENTS_PER_S_SERVICE,
+    HOUSEKEEPING_EVERY_S,
+    WEBHOOK_KEPT_S,
+)
 from angarium.messaging.service import Messaging
 from angarium.resilience import Breaker
 from angarium.sdk import attachments
@@ -172,6 +178,7 @@ class Node:
             clock=self.clock,
             authenticate=self._authenticate,
             limiter=self._limit,
+            event_rate=self._event_rate,
             node_id=self.owner[:8],
         )
         await self.messaging.start()
@@ -202,8 +209,13 @@ class Node:
 
     def _limit(self, user: UserId) -> float:
         """The product's own devices are limited where their messages come in."""
-        own = user == self.gateway_user or user.startswith("@wa_")
-        return 0.0 if own else self.limiter.check(user)
+        return 0.0 if self._is_own(user) else self.limiter.check(user)
+
+    def _event_rate(self, user: UserId) -> float:
+        return EVENTS_PER_S_SERVICE if self._is_own(user) else EVENTS_PER_S
+
+    def _is_own(self, user: UserId) -> bool:
+        return user == self.gateway_user or user.startswith("@wa_")
 
     # --- doors --------------------------------------------------------------------------------
 
