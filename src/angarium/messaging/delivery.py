@@ -221,11 +221,11 @@ class Delivery:
             c, first, count = wanted
             try:
                 messages = await self._read_log(connection, c, first, first + count - 1)
+                cursor = machine.backlog.cursors.get(c)
                 if not messages or messages[0].sequence != first:
                     await self._explain_hole(connection, c, messages)
-                elif (cursor := machine.backlog.cursors.get(c)) is not None:
-                    if cursor.epoch != messages[0].epoch:
-                        await self._look_again(c)
+                elif cursor is not None and cursor.epoch != messages[0].epoch:
+                    await self._look_again(c)
             except Exception as error:
                 if not isinstance(error, AngariumError):
                     log_lines.error("read.failed", extra={"error": type(error).__name__})

@@ -51,8 +51,9 @@ class Messaging:
 
     `authenticate(token, device)` returns the user or raises Unauthenticated, TokenExpired or
     Forbidden. `limiter(user)` is asked once for each send: 0 = go, seconds = slow down, raises
-    RateLimited. `event_rate(user)` bounds what is told and forgotten. `head_check=False` switches off the periodic comparison of heads; only tests do
-    that, to show that a lost last doorbell is then never noticed.
+    RateLimited. `event_rate(user)` bounds what is told and forgotten, for each connection.
+    `head_check=False` switches off the periodic comparison of heads; only tests do that, to
+    show that a lost last doorbell is then never noticed.
     """
 
     def __init__(

@@ -146,7 +146,7 @@ def test_a_name_of_many_letters_is_refused_before_anything_is_kept_of_it() -> No
 
 
 class TurnedLog:
-    """The node's log; `turn` makes it another epoch, as a restore beside a running node does."""
+    """The node's log; with another `epoch` as after a restore beside a running node."""
 
     def __init__(self, relay: Relay) -> None:
         self._log, self.epoch, self.reads = relay.store.log, 1, 0
