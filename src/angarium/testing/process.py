@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
-from angarium.errors import Unavailable
+import httpx2
+
+from angarium.errors import NotFound, Unavailable
 
 READY_WAIT_S = 30.0
 STOP_WAIT_S = 60.0
@@ -72,6 +74,18 @@ class ServedNode:
         """Processor seconds the node has used, user and system (Linux)."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS_PER_S
+
+    async def metric(self, name: str) -> float:
+        """One number of the node's metrics page, named without the product's prefix.
+
+        Raises NotFound.
+        """
+        async with httpx2.AsyncClient(trust_env=False) as http:
+            page = (await http.get(f"{self.http_url}/metrics")).text
+        for line in page.splitlines():
+            if line.startswith(f"angarium_{name} "):
+                return float(line.rpartition(" ")[2])
+        raise NotFound(f"the metrics page has no {name}")
 
     async def kill(self) -> None:
         """SIGKILL: nothing is flushed, nobody is told."""

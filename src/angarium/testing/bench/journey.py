@@ -50,8 +50,10 @@ ANSWER = "Let me look. It left the depot this morning. You will have it today, b
 
 
 async def measure(options: BenchOptions) -> dict[str, float]:
-    """first_part_p50_ms, first_part_p99_ms, reply_p50_ms (two clients); per_cpu_s,
-    journeys_per_s, loaded_first_part_p50_ms (sixteen). Raises Unavailable for a wrong answer.
+    """Two clients: first_part_p50_ms, first_part_p99_ms, reply_p50_ms, commits_per_journey;
+    sixteen: per_cpu_s, journeys_per_s, loaded_first_part_p50_ms.
+
+    Raises Unavailable for an answer that is wrong or does not come.
     """
     async with AsyncExitStack() as stack:
         name = stack.enter_context(tempfile.TemporaryDirectory(prefix="angarium-bench-"))
@@ -67,7 +69,9 @@ async def measure(options: BenchOptions) -> dict[str, float]:
         people = [await _enter(stack, node, number, options) for number in range(CLIENTS)]
         await _talk(people, min(1.0, options.seconds))  # Warm-up, not counted.
         options.progress("two people talk", 0.3)
+        commits = await node.metric("store_commits")
         quiet = await _talk(people[:QUIET_CLIENTS], options.seconds)
+        commits = await node.metric("store_commits") - commits
         options.progress("everybody talks", 0.65)
         cpu_s = node.cpu_s()
         busy = await _talk(people, options.seconds)
@@ -76,6 +80,7 @@ async def measure(options: BenchOptions) -> dict[str, float]:
         "first_part_p50_ms": percentile(quiet.first_parts_ms, 0.50),
         "first_part_p99_ms": percentile(quiet.first_parts_ms, 0.99),
         "reply_p50_ms": percentile(quiet.replies_ms, 0.50),
+        "commits_per_journey": commits / max(len(quiet.replies_ms), 1),
         "per_cpu_s": len(busy.replies_ms) / cpu_s,
         "journeys_per_s": len(busy.replies_ms) / busy.took_s,
         "loaded_first_part_p50_ms": percentile(busy.first_parts_ms, 0.50),

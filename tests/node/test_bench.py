@@ -1,0 +1,89 @@
+"""The benchmarks run against the real process and print what they promise."""
+
+import asyncio
+import json
+import subprocess
+import sys
+
+import pytest
+
+from angarium.errors import NotFound
+from angarium.testing.bench import BENCHES, BenchOptions, machine, percentile, run
+
+SECONDS = "0.3"
+FIGURES = {
+    "append": {
+        "durable_per_s",
+        "durable_per_cpu_s",
+        "client_busy_percent",
+        "ack_p50_ms",
+        "ack_p99_ms",
+    },
+    "journey": {
+        "first_part_p50_ms",
+        "first_part_p99_ms",
+        "reply_p50_ms",
+        "commits_per_journey",
+        "per_cpu_s",
+        "journeys_per_s",
+        "loaded_first_part_p50_ms",
+    },
+}
+
+
+def bench(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "angarium", "bench", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.process
+@pytest.mark.parametrize("name", sorted(BENCHES))
+def test_a_benchmark_prints_one_object_with_the_figures_promised(name: str) -> None:
+    done = bench(name, "--json", "--seconds", SECONDS)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 1
+    found = json.loads(done.stdout)
+    assert set(found) == {"name", "figures", "machine", "version"}
+    assert found["name"] == name
+    assert set(found["figures"]) == FIGURES[name]
+    assert all(value > 0 for value in found["figures"].values())
+    if name == "journey":
+        figures = found["figures"]
+        assert figures["first_part_p50_ms"] <= figures["first_part_p99_ms"]
+        assert figures["first_part_p50_ms"] < figures["reply_p50_ms"]  # Parts came first.
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_for_people_there_is_a_table_and_the_bar_is_not_in_it() -> None:
+    done = bench("append", "--seconds", SECONDS)
+    assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout for name in FIGURES["append"])
+    assert "appending" in done.stderr
+    assert "appending" not in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_an_unknown_benchmark_is_refused_with_the_known_ones() -> None:
+    done = bench("nothing", "--json")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "append, journey" in done.stderr
+    with pytest.raises(NotFound):
+        asyncio.run(run("nothing", BenchOptions(0.1, lambda what, share: None)))
+
+
+def test_percentiles_are_values_that_were_measured() -> None:
+    values = [5.0, 1.0, 4.0, 2.0, 3.0]
+    assert percentile(values, 0.5) == 3.0
+    assert percentile(values, 0.99) == 5.0
+    assert percentile([7.0], 0.5) == 7.0
+    assert percentile([], 0.5) == 0.0
+
+
+def test_the_machine_is_one_line_that_names_cores_and_python() -> None:
+    assert "\n" not in machine()
+    assert " cores, " in machine()
+    assert machine().endswith(sys.version.split()[0])
