@@ -4,6 +4,7 @@ Bodies about keys have the Matrix shapes. Every method raises the error class wh
 server names, and Unavailable when the server does not answer.
 """
 
+import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 from urllib.parse import quote
@@ -73,7 +74,11 @@ class HttpApi:
     ) -> None:
         self._token = token
         self._client = httpx2.AsyncClient(
-            base_url=base_url, timeout=timeout_s, transport=transport, trust_env=False
+            base_url=base_url,
+            timeout=timeout_s,
+            transport=transport,
+            trust_env=False,
+            verify=trusted_by(base_url),
         )
 
     async def close(self) -> None:
@@ -186,7 +191,9 @@ async def discover(base_url: str, *, timeout_s: float = 10.0) -> dict[str, Any]:
     Raises Unavailable.
     """
     try:
-        async with httpx2.AsyncClient(timeout=timeout_s, trust_env=False) as client:
+        async with httpx2.AsyncClient(
+            timeout=timeout_s, trust_env=False, verify=trusted_by(base_url)
+        ) as client:
             response = await client.get(base_url.rstrip("/") + "/.well-known/angarium")
     except httpx2.TransportError as error:
         sentence = f"no server at {base_url}: {type(error).__name__}"
@@ -198,6 +205,17 @@ async def discover(base_url: str, *, timeout_s: float = 10.0) -> dict[str, Any]:
     if not response.is_success or not isinstance(found, dict) or "websocket_url" not in found:
         raise Unavailable(f"{base_url} is not an Angarium server")
     return found
+
+
+def trusted_by(base_url: str) -> ssl.SSLContext | bool:
+    """Whom a client of this URL trusts: the usual authorities, or for plain `http` nobody.
+
+    Loading the authorities stops the loop for tens of milliseconds, and a node makes a client
+    for each contact. No redirect is followed, so that plain `http` never needs them.
+    """
+    if base_url.lower().startswith("http:"):
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    return True
 
 
 def error_of(status: int, content: bytes) -> AngariumError:
