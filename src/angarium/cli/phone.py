@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from angarium.channels.twilio_account import development_twilio
+from angarium.cli.screen import show_line
 from angarium.errors import AngariumError, Unavailable
 from angarium.testing.phone import DEFAULT_NUMBER, PhoneSimulator, ShownMessage
 
@@ -69,7 +70,7 @@ class _Screen:
         self._console = Console(highlight=False)
 
     def theirs(self, message: ShownMessage) -> None:
-        self._console.print(f"[bold green]agent[/]  {escape(message.body)}")
+        show_line(self._console, "agent", message.body, "bold green")
 
     def ticks(self, message: ShownMessage) -> None:
         if message.status == "read":

@@ -278,6 +278,10 @@ class Client:
 
     # --- what a person does -----------------------------------------------------------------
 
+    def now_ms(self) -> int:
+        """The client's clock, for keys made outside."""
+        return self._clock.now_ms()
+
     @property
     def error(self) -> AngariumError | None:
         """What ended the client by itself, if anything did."""

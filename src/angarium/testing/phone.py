@@ -59,8 +59,8 @@ class PhoneSimulator:
     """Simulated phones behind a simulated Twilio.
 
     `webhook_url` is where messages go, with Twilio's `#rc=3&rp=ct,rt,5xx` if wanted.
-    `on_message`, `on_status` and `on_typing` are called as things happen on the phones. A given
-    `http` sends the webhooks, and is closed with the simulator.
+    `on_message`, `on_status` and `on_typing` are called as things happen on phones that are
+    online. A given `http` sends the webhooks, and is closed with the simulator.
     """
 
     def __init__(
@@ -99,6 +99,7 @@ class PhoneSimulator:
         self.shown: deque[ShownMessage] = deque(maxlen=MESSAGES_KEPT)
         self.typed: list[str] = []
         self.offline: set[str] = set()
+        self._unseen: set[str] = set()
         self.reads_at_once = True
 
     @property
@@ -183,7 +184,9 @@ class PhoneSimulator:
         """What waited for the phone is delivered."""
         self.offline.discard(number)
         for message in self.on_phone(number):
-            if message.status == "sent":
+            if message.sid in self._unseen:
+                self._unseen.discard(message.sid)
+                self._show(message)
                 await self._reports(message, CALLBACKS[1:])
 
     # --- webhooks ---
@@ -266,12 +269,18 @@ class PhoneSimulator:
         )  # fmt: skip
         self.shown.append(message)
         self._arrived.set()
-        if self._on_message is not None:
-            self._on_message(message)
         number = message.to.removeprefix("whatsapp:")
+        if number in self.offline:
+            self._unseen.add(message.sid)
+        else:
+            self._show(message)
         steps = CALLBACKS if self.reads_at_once else CALLBACKS[:2]
         self._spawn(self._reports(message, steps[:1] if number in self.offline else steps))
         return ApiAnswer(201, self._shape(message), silent="" if fault == "ok" else fault)
+
+    def _show(self, message: ShownMessage) -> None:
+        if self._on_message is not None:
+            self._on_message(message)
 
     def _list(self, query: dict[str, str]) -> ApiAnswer:
         day = query.get("DateSent>", "")

@@ -1,6 +1,7 @@
 """`angarium phone --say`: one message out, the answer on standard output."""
 
 import asyncio
+import base64
 import socket
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from angarium.channels.twilio import Twilio
 from angarium.channels.twilio_account import development_twilio
 from angarium.cli.phone import phone
 from angarium.errors import Unavailable
+from angarium.testing.phone import PhoneSimulator
+from angarium.testing.phone_api import ApiRequest
 
 
 def free_port() -> int:
@@ -88,3 +91,28 @@ def test_say_names_the_error_when_no_node_runs(tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{free_port()}/webhooks/twilio"
     with pytest.raises(Unavailable, match="answered not at all"):
         phone(data=tmp_path, webhook_url=url, api_port=0, say="hi", wait_s=1.0)
+
+
+def test_a_phone_that_is_offline_shows_nothing_until_it_is_online() -> None:
+    async def scenario() -> None:
+        shown: list[str] = []
+        phones = PhoneSimulator(
+            webhook_url="http://127.0.0.1:1/nowhere", account_sid="AC1", auth_token="t",
+            our_number="whatsapp:+15550006060",
+            on_message=lambda message: shown.append(message.body),
+        )  # fmt: skip
+        asked = ApiRequest(
+            "POST", "/2010-04-01/Accounts/AC1/Messages.json", {},
+            {"authorization": "Basic " + base64.b64encode(b"AC1:t").decode()},
+            {"To": "whatsapp:+15550001234", "From": "whatsapp:+15550006060", "Body": "later"},
+        )  # fmt: skip
+        phones.offline.add("+15550001234")
+        assert (await phones.answer_api(asked)).status == 201
+        await phones.settled()
+        assert shown == []
+        await phones.go_online("+15550001234")
+        assert shown == ["later"]
+        assert phones.on_phone("+15550001234")[0].status == "read"
+        await phones.close()
+
+    asyncio.run(scenario())

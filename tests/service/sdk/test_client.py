@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from angarium.cli.chat import EXIT_DONE, EXIT_FAILED, EXIT_NO_ANSWER, chat, printable, say_once
+from angarium.cli.chat import EXIT_DONE, EXIT_FAILED, EXIT_NO_ANSWER, chat, say_once
+from angarium.cli.screen import printable
 from angarium.e2ee.body import Body
 from angarium.errors import RateLimited, Replayed, TokenExpired, Unavailable
 from angarium.ids import ConversationId, DeviceId, MessageKey, UserId
