@@ -69,6 +69,7 @@ from angarium.telemetry.metrics import Metrics
 Figures = Callable[[], Mapping[str, int | float]]
 SERVICE_TOKEN_TTL_S = 3600.0
 RETRY_GATEWAY_S = 1.0
+TELL_WAITING_EVERY_S = 3.0
 log = get_logger("angarium.node")
 
 
@@ -135,6 +136,7 @@ class Node:
         settings = self.settings
         self.sqlite: SqliteStore = await open_sqlite(settings.data, self.clock)
         self._parts.push_async_callback(self.sqlite.close)
+        await self.sqlite.check()  # A full disk is told now, not by never becoming ready.
         self.store = self.sqlite.store
         self.kms = open_kms(settings.kms_url, settings.data)
         secret = settings.token_secret.get_secret_value().encode()
@@ -427,10 +429,14 @@ class Node:
             await asyncio.sleep(HOUSEKEEPING_EVERY_S)
 
     async def _wait_ready(self) -> None:
-        while await self.health.failures():
+        told_s = self.clock.monotonic_s()
+        while failures := await self.health.failures():
             for task in self._work:
                 if task.done():
                     task.result()
+            if self.clock.monotonic_s() - told_s > TELL_WAITING_EVERY_S:
+                told_s = self.clock.monotonic_s()
+                log.info("node.waiting", checks=failures)  # E.g. for a dead node's lease.
             await asyncio.sleep(0.01)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from angarium.clock import SystemClock
-from angarium.errors import Unavailable
+from angarium.errors import StoreUnwritable, Unavailable
 from angarium.ids import MessageKey
 from angarium.protocol.frames import Ok, Send
 from angarium.sdk.client import Client, Conversation
@@ -21,7 +21,7 @@ from angarium.storage.care import check
 from angarium.storage.sqlite.store import open_sqlite
 from angarium.testing.process import ServedNode
 
-from .nodes import ECHO, WAIT_S, Pair, Run, get, pair
+from .nodes import ECHO, WAIT_S, Pair, Run, get, pair, serve_until_it_ends
 from .test_bad_input import phones_of
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
@@ -149,6 +149,9 @@ async def refuse_and_recover(
     accepted, refused, why = await send_until_refused(people)
     assert why == code
     await agent.send("meanwhile", wait=False)
+    with pytest.raises(StoreUnwritable) as no_file:
+        await agent.send("with a file", attach=[Path(__file__)])
+    assert no_file.value.code == code
     ready = await get(node, "/readyz")
     assert ready.status_code == 503
     assert ready.json()["checks"]["store"] == code
@@ -181,6 +184,29 @@ def test_a_full_disk_refuses_by_name_loses_nothing_and_recovers(
             await through_an_outage(node, tmp_path, "disk_full", disk.fill, disk.free)
         finally:
             await node.kill()
+
+    run(scenario())
+
+
+def test_a_node_on_a_full_disk_does_not_start_and_leaves_what_is_there(
+    run: Run, disk: Disk, tmp_path: Path
+) -> None:
+    folder = disk.ballast.parent / "node"
+
+    async def scenario() -> None:
+        node = prepare(folder, tmp_path)
+        await node.start()
+        people = await pair(node, "later")
+        sends = [people.next_send(ct=os.urandom(CT_BYTES)) for _ in range(3)]
+        for send in sends:
+            assert isinstance(await people.ada.answer(send), Ok)
+        await node.kill()  # What was acknowledged lies in the write-ahead log.
+        disk.fill()
+        code, written = await serve_until_it_ends(folder, {})
+        assert (code, written.startswith("error[disk_full]: ")) == (2, True), written
+        disk.free()
+        await assert_kept(folder, people, sends)
+        await people.leave()
 
     run(scenario())
 
