@@ -134,7 +134,7 @@ class _State(msgspec.Struct, array_like=True):
     own: dict[str, bytes] = {}  # own messages not yet seen in the log
 
 
-_encode_state = msgspec.msgpack.Encoder(order="deterministic").encode
+_encode_state = msgspec.msgpack.Encoder().encode  # Gaps have numbers for keys: no `order`.
 _decode_state = msgspec.msgpack.Decoder(_State).decode
 _encode = msgspec.msgpack.Encoder().encode
 _decode_core = msgspec.msgpack.Decoder(Core).decode
@@ -167,7 +167,7 @@ class Chain:
         return chain
 
     def dump(self) -> bytes:
-        """The same state gives the same bytes."""
+        """The whole state, with what is known to be missing."""
         return _encode_state(self._state)
 
     # --- sending ----------------------------------------------------------------------------

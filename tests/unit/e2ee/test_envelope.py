@@ -171,6 +171,17 @@ def test_withheld_messages_show_as_a_gap_and_are_welcome_later(line: Line) -> No
     assert line.accept(BOB, line.send(ADA)).gap == 0
 
 
+def test_a_known_gap_is_kept_over_a_restart(line: Line) -> None:
+    line.accept(BOB, line.send(ADA, "0"))
+    withheld = [line.send(ADA, str(number)) for number in (1, 2)]
+    line.accept(BOB, line.send(ADA, "3"))
+
+    line.chains[BOB.id] = Chain.load(line.chains[BOB.id].dump())
+    assert [line.accept(BOB, each).body.text for each in withheld] == ["1", "2"]
+    with pytest.raises(Replayed):
+        line.accept(BOB, withheld[0])
+
+
 def test_a_forged_predecessor_breaks_the_chain(line: Line) -> None:
     line.accept(BOB, line.send(ADA))
     outer, inner = line.send(ADA)
