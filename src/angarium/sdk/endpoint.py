@@ -60,6 +60,7 @@ from angarium.sdk.transport import ABNORMAL, Connection, Connector
 from angarium.storage.contract import Fence, Vault, Write
 
 UPKEEP_EVERY_S = 6 * 3600.0
+UPKEEP_RETRY_S = 60.0  # While the server is away.
 CLOSE_WAIT_S = 5.0  # For the last write, when a device is closed.
 
 
@@ -185,16 +186,20 @@ class DeviceEndpoint:
 
     async def _upkeep(self) -> None:
         """Prekeys and the fallback key, now and every few hours."""
-        keyring = self._desk.keyring
         while True:
+            pause_s = UPKEEP_EVERY_S
             try:
-                await keyring.top_up()
-            except NotFound:
-                # The server was restored to a time before this device: it must learn of it.
-                await keyring.publish()
+                await self._keep_keys()
             except (Unavailable, StoreUnwritable):
-                pass  # Away: the next round, or the next key used, does it.
-            await asyncio.sleep(UPKEEP_EVERY_S)
+                pause_s = UPKEEP_RETRY_S
+            await asyncio.sleep(pause_s)
+
+    async def _keep_keys(self) -> None:
+        try:
+            await self._desk.keyring.top_up()
+        except NotFound:
+            # The server was restored to a time before this device: it must learn of it.
+            await self._desk.keyring.publish()
 
     async def _persist(self) -> None:
         await asyncio.shield(self._desk.persist())

@@ -9,19 +9,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from angarium.errors import AngariumError, Conflict
+from angarium.errors import AngariumError, Conflict, Unavailable
 from angarium.limits import RECONNECT_MAX_S, RECONNECT_MIN_S
 from angarium.storage.contract import Fence, Vault, Write
 
 
 @dataclass(slots=True)
 class Entry:
-    """`first` may conflict and is the program's; `core` (ratchets, counters) may never be
-    lost. They are written in this order."""
+    """`first` and `last` are the program's and may conflict; `core` (ratchets, counters) may
+    never be lost. They are written in the order first, core, last; after a conflict, core and
+    `undo` alone.
+
+    What comes in goes first: a ratchet that moved on cannot open the message again. What goes
+    out goes last: a ciphertext that is kept while its ratchet is not would be followed by
+    another one under the same key.
+    """
 
     first: Sequence[Write]
     core: Sequence[Write]
     durable: "asyncio.Future[None]"
+    last: Sequence[Write] = ()
+    undo: Sequence[Write] = ()
+
+    def writes(self) -> list[Write]:
+        return [*self.first, *self.core, *self.last]
 
 
 class Journal:
@@ -30,15 +41,23 @@ class Journal:
     def __init__(self, vault: Vault, fence: Fence | None) -> None:
         self._vault, self._fence = vault, fence
         self._pending: list[Entry] = []
+        self._writing: Sequence[Entry] = ()
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self._broken: AngariumError | None = None
 
-    def add(self, first: Sequence[Write], core: Sequence[Write]) -> "asyncio.Future[None]":
-        """Queue an entry; its future raises Conflict (for `first`; `core` is written) or
-        Fenced."""
-        entry = Entry(first, core, asyncio.get_running_loop().create_future())
+    def add(
+        self,
+        first: Sequence[Write],
+        core: Sequence[Write],
+        last: Sequence[Write] = (),
+        undo: Sequence[Write] = (),
+    ) -> "asyncio.Future[None]":
+        """Queue an entry; its future raises Conflict (`core` is written all the same), Fenced,
+        or Unavailable when the journal has ended."""
+        durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        entry = Entry(first, core, durable, last, undo)
         entry.durable.add_done_callback(forget_error)
         if self._broken is not None:
             entry.durable.set_exception(self._broken)
@@ -49,14 +68,17 @@ class Journal:
         return entry.durable
 
     async def run(self) -> None:
-        """Write what is queued, until cancelled."""
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            batch, self._pending = self._pending, []
-            await self._write_batch(batch)
-            if not self._pending:
-                self._idle.set()
+        """Write what is queued, until cancelled. Whoever waits then is told."""
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                self._writing, self._pending = self._pending, []
+                await self._write_batch(self._writing)
+                if not self._pending:
+                    self._idle.set()
+        finally:
+            self._break(self._writing, self._broken or Unavailable("the device is closed"))
 
     async def flushed(self) -> None:
         """Wait until nothing is queued."""
@@ -64,7 +86,7 @@ class Journal:
 
     async def _write_batch(self, batch: Sequence[Entry]) -> None:
         try:
-            await self._write([w for entry in batch for w in (*entry.first, *entry.core)])
+            await self._write([write for entry in batch for write in entry.writes()])
         except Conflict:
             for entry in batch:
                 await self._write_alone(entry)
@@ -75,11 +97,15 @@ class Journal:
                 _succeed(entry)
 
     async def _write_alone(self, entry: Entry) -> None:
+        if self._broken is not None:
+            self._break([entry], self._broken)
+            return
         try:
-            await self._write([*entry.first, *entry.core])
-        except Conflict as conflict:
-            await self._write(entry.core)
-            entry.durable.set_exception(conflict)
+            try:
+                await self._write(entry.writes())
+            except Conflict as conflict:
+                await self._write([*entry.core, *entry.undo])
+                entry.durable.set_exception(conflict)
         except AngariumError as error:
             self._break([entry], error)
         else:

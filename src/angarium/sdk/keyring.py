@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from angarium.e2ee.engine import CryptoEngine
-from angarium.errors import UnverifiedDevice
+from angarium.errors import Unavailable, UnverifiedDevice
 from angarium.ids import ConversationId, DeviceId, UserId
 from angarium.limits import ONE_TIME_KEYS_AGENT, ONE_TIME_KEYS_PERSON
 from angarium.model.device import DeviceKind
@@ -66,7 +66,12 @@ class Keyring:
         """
         unknown = [user for user in users if user not in self._known]
         if unknown:
-            await self.refresh(unknown)
+            try:
+                await self.refresh(unknown)
+            except Unavailable:
+                # What was learned earlier must do: the relay refuses a list that is outdated.
+                if self._without_device(users):
+                    raise
         if self._without_device(users):
             await self.refresh(users)
         without = self._without_device(users)

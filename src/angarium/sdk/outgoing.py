@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from angarium.e2ee.body import Body
 from angarium.e2ee.envelope import Draft
-from angarium.errors import AngariumError, Conflict, NotFound
+from angarium.errors import AngariumError, Conflict, NotFound, Unavailable
 from angarium.ids import ConversationId, MessageKey, UserId, check_uuid, uuid7
 from angarium.limits import RECONNECT_MAX_S, RECONNECT_MIN_S
 from angarium.protocol.effects import Renumbered, Reseal, SendRefused, Stored
@@ -27,12 +27,18 @@ class Outbox:
         self._places: dict[MessageKey, Talk] = {}
 
     async def load(self) -> None:
-        """Take up what an earlier run left, in counter order."""
+        """Take up what an earlier run left, in counter order.
+
+        A key that is noted without a message or a sequence was never made durable: where a
+        store has no transactions a crash can leave that. It may be submitted again.
+        """
         for record in await self._desk.records.outs():
             done = asyncio.get_running_loop().create_future()
             done.set_result(None)
             self._keep(self._desk.talk(record.c), record, done)
             self._queue(record)
+        for talk in self._desk.talks.values():
+            talk.recent = {k: s for k, s in talk.recent.items() if s or k in talk.outs}
 
     async def submit(
         self,
@@ -50,7 +56,7 @@ class Outbox:
             if earlier is None and chosen in talk.recent:
                 return chosen
             if earlier is None:
-                users = await desk.keyring.members(conversation)
+                users = await self._members(talk)
                 await desk.keyring.prepare(users)
                 out = self._make(talk, chosen, body, users, also)
         if earlier is not None:
@@ -58,6 +64,17 @@ class Outbox:
             return chosen
         await asyncio.shield(out.durable)
         return chosen
+
+    async def _members(self, talk: Talk) -> Sequence[UserId]:
+        """Who takes part; while the server is away, who did when it was asked last."""
+        try:
+            found = await self._desk.keyring.members(talk.id)
+        except Unavailable:
+            if not talk.members:
+                raise
+            return talk.members
+        talk.members = tuple(found)
+        return found
 
     def _make(
         self,
@@ -77,7 +94,10 @@ class Outbox:
         record = OutRecord(talk.id, key, talk.cs, draft.inner, body, to, draft.stream)
         put = desk.records.put(f"{OUT}{talk.id}/{key}", record)
         talk.remember(key, 0)
-        durable = desk.journal.add([*also, put], desk.save(talk))
+        drop = desk.records.drop(f"{OUT}{talk.id}/{key}")
+        # The ratchets before the ciphertext; the program's part last, so that nothing is marked
+        # as answered whose answer is missing.
+        durable = desk.journal.add((), desk.save(talk), [put, *also], undo=[drop])
         out = self._keep(talk, record, durable)
         desk.remember_stream(key, draft.stream)
         durable.add_done_callback(lambda done: self._written(talk, out, draft, done))

@@ -26,7 +26,7 @@ Shape = TypeVar("Shape")
 
 class TalkRecord(msgspec.Struct, array_like=True):
     """A conversation: where this device stands in it. `recent` maps the newest submitted keys
-    to their sequences (0: not stored yet)."""
+    to their sequences (0: not stored yet); `members` are who took part when last asked."""
 
     c: str
     epoch: int = 0
@@ -34,6 +34,7 @@ class TalkRecord(msgspec.Struct, array_like=True):
     cs: int = 0
     recent: dict[str, int] = {}
     chain: bytes = b""
+    members: list[str] = []
 
 
 class OutRecord(msgspec.Struct, array_like=True):

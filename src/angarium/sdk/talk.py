@@ -5,7 +5,7 @@ import secrets
 from dataclasses import dataclass, field
 
 from angarium.e2ee.envelope import Chain
-from angarium.ids import ConversationId, DeviceId, MessageKey, RandomBytes
+from angarium.ids import ConversationId, DeviceId, MessageKey, RandomBytes, UserId
 from angarium.limits import RECENT_KEYS_MAX
 from angarium.sdk.contract import Delivered
 from angarium.sdk.records import OutRecord, TalkRecord
@@ -30,6 +30,7 @@ class Talk:
     cursor: int = 0
     cs: int = 0
     recent: dict[str, int] = field(default_factory=dict)
+    members: tuple[UserId, ...] = ()
     outs: dict[str, Out] = field(default_factory=dict)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -52,11 +53,18 @@ class Talk:
             record.cursor,
             record.cs,
             dict(record.recent),
+            tuple(map(UserId, record.members)),
         )
 
     def dump(self) -> TalkRecord:
         return TalkRecord(
-            self.id, self.epoch, self.cursor, self.cs, self.recent, self.chain.dump()
+            self.id,
+            self.epoch,
+            self.cursor,
+            self.cs,
+            self.recent,
+            self.chain.dump(),
+            list(self.members),
         )
 
     def remember(self, key: MessageKey, sequence: int) -> None:

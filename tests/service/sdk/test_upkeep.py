@@ -12,7 +12,7 @@ from angarium.sdk.endpoint import DeviceEndpoint
 
 
 def test_upkeep_outlives_a_server_that_is_away_or_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(under_test, "UPKEEP_EVERY_S", 0.0)
+    monkeypatch.setattr(under_test, "UPKEEP_RETRY_S", 0.0)
 
     async def scenario() -> None:
         errors: list[AngariumError] = [Unavailable("away"), DiskFull("full")]
