@@ -273,6 +273,11 @@ class Vault(Protocol):
 
     One `write` applies its parts in order; a crash leaves all of them or a prefix (all or
     nothing where the store has transactions), so put first what must not be missing.
+
+    A write whose outcome is unknown may still land later, even after a newer one of the same
+    owner: an adapter over a network must see to it that it cannot (a session whose writes are
+    ordered, or a counter of the owner's writes that only grows), because a ratchet that goes
+    back uses a key twice. A fence keeps out former owners, not this.
     """
 
     async def read(self, scope: str, prefix: str = "") -> list[Record]:
