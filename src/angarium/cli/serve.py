@@ -36,7 +36,9 @@ async def _serve(settings: Settings, services: set[str], self_check: bool) -> in
         loop.add_signal_handler(number, stop.set)
     started_s = time.monotonic()
     node = Node(settings, services)
-    await node.start()
+    if not await _started(stop, node):
+        log.info("node.stopped")
+        return 0
     tune_gc()
     tune_threads()
     announcement = announce(settings.data, node)
@@ -53,6 +55,24 @@ async def _serve(settings: Settings, services: set[str], self_check: bool) -> in
         await node.drain()
         await node.stop()
         log.info("node.stopped")
+
+
+async def _started(stop: asyncio.Event, node: Node) -> bool:
+    """Whether the node came up; False when it was told to stop before. Raises Misconfigured.
+
+    Coming up may take long: a node beside another one waits for its lease.
+    """
+    starting = asyncio.create_task(node.start())
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+        return starting.done()
+    finally:
+        starting.cancel()
+        stopping.cancel()
+        await asyncio.gather(starting, stopping, return_exceptions=True)
 
 
 async def _until(stop: asyncio.Event, node: Node) -> int:
