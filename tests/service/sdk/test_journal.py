@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from angarium.errors import Conflict, Fenced
+from angarium.errors import Conflict, Fenced, Unavailable
 from angarium.sdk import journal as journal_module
 from angarium.sdk.journal import Journal
-from angarium.storage.contract import Fence, PutRecord, Record, Write
+from angarium.storage.contract import DropRecord, Fence, PutRecord, Record, Write
 from angarium.storage.sqlite.store import open_sqlite
 
 from .relay_in_memory import CLOCK
@@ -77,7 +77,7 @@ def test_a_conflict_of_one_program_does_not_touch_the_others() -> None:
 
 
 def test_a_store_that_is_away_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    from angarium.errors import DiskFull, Unavailable
+    from angarium.errors import DiskFull
 
     monkeypatch.setattr(journal_module, "RECONNECT_MIN_S", 0.0)
 
@@ -99,3 +99,65 @@ def test_a_fenced_device_writes_nothing_more() -> None:
         assert await vault.read("s") == []
 
     with_journal(scenario)
+
+
+def test_the_ratchet_goes_before_what_leaves_and_after_what_came() -> None:
+    async def scenario(journal: Journal, vault: Recording) -> None:
+        written: list[str] = []
+        write = vault.write
+
+        async def noting(writes: Sequence[Write], fence: Fence | None = None) -> None:
+            written.extend(each.key for each in writes if isinstance(each, PutRecord))
+            await write(writes, fence)
+
+        vault.write = noting  # type: ignore[method-assign]
+        await journal.add([put("came")], [put("ratchet")], [put("leaves")])
+        assert written == ["came", "ratchet", "leaves"]
+
+    with_journal(scenario)
+
+
+def test_after_a_conflict_the_ratchet_stays_and_nothing_leaves() -> None:
+    async def scenario(journal: Journal, vault: Recording) -> None:
+        await journal.add([], [put("taken"), put("out")])
+        undo = [DropRecord("s", "out")]
+        bad = journal.add([], [put("ratchet")], [put("taken", expect_rev=0)], undo)
+        with pytest.raises(Conflict):
+            await bad
+        assert [record.key for record in await vault.read("s")] == ["ratchet", "taken"]
+
+    with_journal(scenario)
+
+
+def test_a_device_fenced_while_it_settles_a_conflict_leaves_nobody_waiting() -> None:
+    async def scenario(journal: Journal, vault: Recording) -> None:
+        # The joined write, the first alone, then its ratchet: by then another has the lease.
+        vault.failures = [Conflict("a"), Conflict("a"), Fenced("newer owner")]
+        entries = [journal.add([put(f"k{n}")], [put("ratchet")]) for n in range(3)]
+        async with asyncio.timeout(5):
+            ended = await asyncio.gather(*entries, return_exceptions=True)
+        assert [type(each) for each in ended] == [Fenced] * 3
+        assert await vault.read("s") == []
+
+    with_journal(scenario)
+
+
+def test_who_waits_for_an_ended_journal_is_told() -> None:
+    async def scenario() -> None:
+        class Stuck:
+            async def write(self, writes: Sequence[Write], fence: Fence | None = None) -> None:
+                await asyncio.get_running_loop().create_future()
+
+        journal = Journal(Stuck(), None)  # type: ignore[arg-type]
+        running = asyncio.create_task(journal.run())
+        writing = journal.add([], [put("a")])
+        await asyncio.sleep(0)
+        queued = journal.add([], [put("b")])
+        running.cancel()
+        async with asyncio.timeout(5):
+            ended = await asyncio.gather(writing, queued, return_exceptions=True)
+        assert [type(each) for each in ended] == [Unavailable] * 2
+        with pytest.raises(Unavailable):
+            await journal.add([], [put("c")])
+
+    asyncio.run(scenario())
