@@ -32,3 +32,6 @@ def node(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedN
     run(served.start())
     yield served
     assert run(served.stop()) == 0
+    written = served.log_text()
+    assert "Traceback" not in written
+    assert '"level": "error"' not in written  # Bad input is no fault of the node's.

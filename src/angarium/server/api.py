@@ -138,6 +138,7 @@ def make_app(
         docs_url=None,
         redoc_url=None,
         openapi_url="/openapi.json",
+        redirect_slashes=False,  # A redirect repeats the Host header; a wrong page is told.
     )
     for router in (health.router(), metrics_router(metrics), *routers):
         app.include_router(router)

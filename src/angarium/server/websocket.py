@@ -125,7 +125,7 @@ class WebSocketServer:
         logger = logging.getLogger("angarium.websocket")
         logger.setLevel(logging.WARNING)
         # An adapter, because picows makes one logger per connection out of a logger.
-        self._logger = logging.LoggerAdapter(logger, {})
+        self._logger = Faults(logger, {})
 
     # --- life -----------------------------------------------------------------------------
 
@@ -272,6 +272,17 @@ class WebSocketServer:
         extra = {"Sec-WebSocket-Protocol": chosen} if chosen else None
         response = picows.WSUpgradeResponse.create_101_response(extra)
         return picows.WSUpgradeResponseWithListener(response, Socket(self, chosen))
+
+
+class Faults(logging.LoggerAdapter[logging.Logger]):
+    """Of the library's lines only those about exceptions count: what a peer sends, or how
+    slowly it reads, is no fault of this node, and must not fill its log."""
+
+    def error(self, msg: object, *args: object, **kwargs: Any) -> None:
+        self.info(msg, *args, **kwargs)
+
+    def warning(self, msg: object, *args: object, **kwargs: Any) -> None:
+        self.info(msg, *args, **kwargs)
 
 
 def choose_subprotocol(offered: str | None) -> str | None:
