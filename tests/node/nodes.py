@@ -14,7 +14,7 @@ import httpx2
 
 from angarium.ids import ConversationId
 from angarium.limits import RANGE_MESSAGES_MAX
-from angarium.protocol.frames import Err, Get, Msg, Ok, Range, Sealed, Send
+from angarium.protocol.frames import Err, Get, Msg, Ok, Pong, Range, Sealed, Send
 from angarium.testing.process import ServedNode
 from angarium.testing.rawclient import Enrolled, RawClient, enrol
 
@@ -71,12 +71,27 @@ class Talker:
                     if isinstance(frame, kind) and fits(frame):
                         return self.frames.pop(at)
                 assert not self.client.closed.is_set(), f"closed: {self.client.close_code}"
-                self._came.clear()
-                closing = asyncio.ensure_future(self.client.closed.wait())
-                coming = asyncio.ensure_future(self._came.wait())
-                await asyncio.wait({closing, coming}, return_when=asyncio.FIRST_COMPLETED)
-                closing.cancel()
-                coming.cancel()
+                await self._news()
+
+    async def end_or_pong(self, number: int) -> bool:
+        """Whether the node answered the ping of this number, and did not hang up instead."""
+        async with asyncio.timeout(WAIT_S):
+            while not self.client.closed.is_set():
+                for frame in self.frames:
+                    if isinstance(frame, Pong) and frame.n == number:
+                        self.frames.clear()
+                        return True
+                await self._news()
+        return False
+
+    async def _news(self) -> None:
+        """Return when frames came or the connection ended."""
+        self._came.clear()
+        closing = asyncio.ensure_future(self.client.closed.wait())
+        coming = asyncio.ensure_future(self._came.wait())
+        await asyncio.wait({closing, coming}, return_when=asyncio.FIRST_COMPLETED)
+        closing.cancel()
+        coming.cancel()
 
     async def end(self) -> tuple[int, str]:
         """(close code, code of the error told before) once the node has hung up."""
