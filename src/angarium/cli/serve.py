@@ -12,7 +12,7 @@ import uvloop
 from angarium.config import Settings, unknown_variables
 from angarium.errors import AngariumError
 from angarium.node import Node
-from angarium.server.runtime import tune_gc, tune_threads
+from angarium.server.runtime import tune_gc
 from angarium.telemetry.log import configure_logging, get_logger
 
 ANNOUNCEMENT = "node.json"
@@ -32,7 +32,8 @@ def serve(settings: Settings, services: set[str], *, self_check: bool = False) -
 async def _serve(settings: Settings, services: set[str], self_check: bool) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    # SIGHUP: the terminal was closed. Without a drain the next start waits for a dead lease.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, stop.set)
     started_s = time.monotonic()
     node = Node(settings, services)
@@ -40,7 +41,6 @@ async def _serve(settings: Settings, services: set[str], self_check: bool) -> in
         log.info("node.stopped")
         return 0
     tune_gc()
-    tune_threads()
     announcement = announce(settings.data, node)
     log.info("node.started", services=sorted(services), after_s=time.monotonic() - started_s)
     try:

@@ -1,10 +1,8 @@
-"""How the interpreter runs a process that holds many long-lived connections."""
+"""The garbage collector's policy for a process that holds many long-lived connections."""
 
 import gc
-import sys
 
 _YOUNG_OBJECTS, _MIDDLE_ROUNDS, _OLD_ROUNDS = 50_000, 20, 1000
-_SWITCH_INTERVAL_S = 0.0005
 
 
 def tune_gc() -> None:
@@ -16,12 +14,3 @@ def tune_gc() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(_YOUNG_OBJECTS, _MIDDLE_ROUNDS, _OLD_ROUNDS)
-
-
-def tune_threads() -> None:
-    """Call once: a busy loop lets the store's thread on quickly.
-
-    SQLite gives up the interpreter with each step and must win it back; at Python's default of
-    5 ms a commit would wait that long several times.
-    """
-    sys.setswitchinterval(_SWITCH_INTERVAL_S)

@@ -1,24 +1,20 @@
 """What a long-lived process asks of the interpreter."""
 
 import gc
-import sys
 import weakref
 from collections.abc import Iterator
 
 import pytest
 
-from angarium.server.runtime import tune_gc, tune_threads
-
-PYTHONS_DEFAULT_S = 0.005
+from angarium.server.runtime import tune_gc
 
 
 @pytest.fixture(autouse=True)
 def untouched() -> Iterator[None]:
-    threshold, interval_s = gc.get_threshold(), sys.getswitchinterval()
+    threshold = gc.get_threshold()
     yield
     gc.set_threshold(*threshold)
     gc.unfreeze()
-    sys.setswitchinterval(interval_s)
 
 
 def test_what_lives_at_the_start_is_not_looked_at_again() -> None:
@@ -40,8 +36,3 @@ def test_cyclic_garbage_is_still_found() -> None:
     assert gc.isenabled()
     gc.collect()
     assert known() is None
-
-
-def test_the_stores_thread_waits_far_less_than_by_default() -> None:
-    tune_threads()
-    assert sys.getswitchinterval() <= PYTHONS_DEFAULT_S / 5
