@@ -33,6 +33,7 @@ PRESENCE_CONVERSATIONS_MAX = 64  # Told of one user's coming and going; the rest
 HELD_MESSAGES_MAX = 512  # A client that holds more drops the newest and asks again.
 GET_WAIT_S = 5.0  # A `get` without an answer is asked again then.
 RECENT_KEYS_MAX = 64  # Of a conversation: keys a device remembers so that none is sent twice.
+OUTBOX_WAITING_MAX = 10_000  # Messages of a device not yet in the log. Over it: Busy.
 STREAM_KEYS_MAX = 256  # Of messages whose answers may stream; the oldest is forgotten.
 
 # Heartbeats: any traffic counts as life. Dead: close 4012.

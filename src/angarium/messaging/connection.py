@@ -2,10 +2,8 @@
 
 import math
 from collections import deque
-from collections.abc import Sequence
 
 from angarium.ids import DeviceId, UserId
-from angarium.limits import FRAME_BYTES_MAX, FRAMES_PER_ARRAY_MAX
 from angarium.protocol.codec import Codec
 from angarium.protocol.frames import Send, ServerFrame
 from angarium.protocol.server_side import ServerSide
@@ -51,18 +49,3 @@ class Connection:
 
     def encode(self, frame: ServerFrame) -> bytes:
         return self.codec.encode((frame,))
-
-
-def messages_of(codec: Codec, encoded: Sequence[bytes]) -> list[bytes]:
-    """WebSocket messages for these frames: few, and over the limits only where one frame is."""
-    found: list[bytes] = []
-    start = size = 0
-    for at, frame in enumerate(encoded):
-        full = at - start >= FRAMES_PER_ARRAY_MAX or size + len(frame) > FRAME_BYTES_MAX
-        if full and at > start:
-            found.append(codec.join(encoded[start:at]))
-            start, size = at, 0
-        size += len(frame)
-    if start < len(encoded):
-        found.append(codec.join(encoded[start:]))
-    return found

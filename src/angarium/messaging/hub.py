@@ -13,10 +13,10 @@ from angarium.limits import (
     SEND_BUFFER_BYTES_MAX,
     SLOW_CONSUMER_WAIT_S,
 )
-from angarium.messaging.connection import Connection, messages_of
+from angarium.messaging.connection import Connection
 from angarium.messaging.engine import Engine
 from angarium.messaging.figures import Figures
-from angarium.protocol.codec import Codec, JsonCodec, MsgpackCodec
+from angarium.protocol.codec import Codec, JsonCodec, MsgpackCodec, messages_of
 from angarium.protocol.frames import SUBPROTOCOL_JSON, ServerFrame
 from angarium.protocol.server_effects import Effect, Hangup, Write
 from angarium.protocol.server_side import CLOSE_INTERNAL, ServerSide

@@ -21,6 +21,8 @@ from angarium.protocol.frames import (
     ServerFrame,
 )
 
+_ARRAY_BYTES = 2 + FRAMES_PER_ARRAY_MAX  # What an array weighs beside its frames, in JSON.
+
 
 @dataclass(frozen=True, slots=True)
 class UnknownFrame:
@@ -123,6 +125,21 @@ class JsonCodec:
             return msgspec.json.decode(payload)
         except (msgspec.DecodeError, ValueError, RecursionError) as error:
             raise Malformed("not JSON") from error
+
+
+def messages_of(codec: Codec, encoded: Sequence[bytes]) -> list[bytes]:
+    """WebSocket messages for these frames: few, and over the limits only where one frame is."""
+    found: list[bytes] = []
+    start, size = 0, _ARRAY_BYTES
+    for at, frame in enumerate(encoded):
+        full = at - start >= FRAMES_PER_ARRAY_MAX or size + len(frame) > FRAME_BYTES_MAX
+        if full and at > start:
+            found.append(codec.join(encoded[start:at]))
+            start, size = at, _ARRAY_BYTES
+        size += len(frame)
+    if start < len(encoded):
+        found.append(codec.join(encoded[start:]))
+    return found
 
 
 def check_size(payload: bytes, bytes_max: int = FRAME_BYTES_MAX) -> None:

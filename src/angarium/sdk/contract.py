@@ -120,7 +120,7 @@ class Endpoint(Protocol):
         nothing.
 
         Raises UnverifiedDevice when a participant has no trusted device, IdentityChanged,
-        Fenced.
+        Fenced, TooLarge (for so many devices), Busy (OUTBOX_WAITING_MAX wait already).
         """
         ...
 

@@ -30,6 +30,7 @@ from angarium.kms.contract import Sealer
 from angarium.limits import TYPING_TTL_MS
 from angarium.model.device import DeviceKind
 from angarium.protocol.client_side import ClientMachine
+from angarium.protocol.codec import messages_of
 from angarium.protocol.effects import (
     CloseLink,
     Deliver,
@@ -46,7 +47,7 @@ from angarium.protocol.effects import (
     Stored,
     Transmit,
 )
-from angarium.protocol.frames import Evt, Part
+from angarium.protocol.frames import AnyFrame, Evt, Part
 from angarium.sdk.api import Api, Token
 from angarium.sdk.contract import Delivered, Happened, Sink
 from angarium.sdk.desk import Desk
@@ -267,7 +268,7 @@ class DeviceEndpoint:
                 case Transmit():
                     connection = self._connections.get(effect.link)
                     if connection is not None:
-                        connection.send(self._connector.codec.encode(effect.frames))
+                        self._transmit(connection, effect.frames)
                 case CloseLink():
                     connection = self._connections.pop(effect.link, None)
                     if connection is not None:
@@ -281,6 +282,12 @@ class DeviceEndpoint:
                 case _:
                     self._act_on_sends(effect)
         self._arm()
+
+    def _transmit(self, connection: Connection, frames: Sequence[AnyFrame]) -> None:
+        """In as many messages as the relay's limit of one asks for."""
+        codec = self._connector.codec
+        for payload in messages_of(codec, [codec.encode((frame,)) for frame in frames]):
+            connection.send(payload)
 
     def _act_on_sends(self, effect: Effect) -> None:
         match effect:

@@ -5,9 +5,14 @@ from collections.abc import Sequence
 
 from angarium.e2ee.body import Body
 from angarium.e2ee.envelope import Draft
-from angarium.errors import AngariumError, Conflict, NotFound, Unavailable
+from angarium.errors import AngariumError, Busy, Conflict, NotFound, TooLarge, Unavailable
 from angarium.ids import ConversationId, MessageKey, UserId, check_uuid, uuid7
-from angarium.limits import RECONNECT_MAX_S, RECONNECT_MIN_S
+from angarium.limits import (
+    FRAME_BYTES_MAX,
+    OUTBOX_WAITING_MAX,
+    RECONNECT_MAX_S,
+    RECONNECT_MIN_S,
+)
 from angarium.protocol.effects import Renumbered, Reseal, SendRefused, Stored
 from angarium.protocol.frames import Sealed
 from angarium.protocol.outflow import Outgoing
@@ -17,6 +22,8 @@ from angarium.sdk.journal import forget_error
 from angarium.sdk.records import OUT, OutRecord
 from angarium.sdk.talk import Out, Talk
 from angarium.storage.contract import Write
+
+_SEND_BYTES, _SEALED_BYTES = 256, 64  # What a send weighs beside its ciphertexts, and each.
 
 
 class Outbox:
@@ -51,6 +58,8 @@ class Outbox:
         chosen = key or MessageKey(uuid7(desk.clock.now_ms(), desk.random_bytes))
         check_uuid(chosen)
         talk = desk.talk(conversation)
+        if len(self._places) >= OUTBOX_WAITING_MAX and chosen not in self._places:
+            raise Busy("too many messages wait to be sent", 1000)
         async with talk.lock:
             earlier = talk.outs.get(chosen)
             if earlier is None and chosen in talk.recent:
@@ -193,10 +202,12 @@ class Outbox:
     # --- details ----------------------------------------------------------------------------
 
     def _seal(self, users: Sequence[UserId], inner: bytes) -> list[Sealed]:
+        """Raises TooLarge when the relay could not take it in one frame."""
         engine = self._desk.engine
-        return [
-            Sealed(device.id, engine.seal(device, inner)) for device in engine.devices(users)
-        ]
+        to = [Sealed(device.id, engine.seal(device, inner)) for device in engine.devices(users)]
+        if sum(len(each.ct) + _SEALED_BYTES for each in to) + _SEND_BYTES > FRAME_BYTES_MAX:
+            raise TooLarge(f"too large for {len(to)} devices at once; attach it as a file")
+        return to
 
     def _keep(self, talk: Talk, record: OutRecord, durable: "asyncio.Future[None]") -> Out:
         stored: asyncio.Future[Delivered] = asyncio.get_running_loop().create_future()

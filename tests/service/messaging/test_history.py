@@ -2,10 +2,9 @@
 
 from angarium.ids import ConversationId, DeviceId, MessageKey, UserId
 from angarium.limits import RECENT_MESSAGES
-from angarium.messaging.connection import messages_of
 from angarium.messaging.history import Recent, weight_bytes
 from angarium.model.message import StoredMessage
-from angarium.protocol.codec import MsgpackCodec
+from angarium.protocol.codec import MsgpackCodec, messages_of
 from angarium.protocol.frames import Pong
 
 DEVICE = DeviceId("DEVICE")
