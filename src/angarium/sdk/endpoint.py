@@ -108,6 +108,7 @@ class DeviceEndpoint:
         self._inbox = Inbox(self._desk, self._outbox, sink)
         self._connections: dict[int, Connection] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._vital: set[asyncio.Task[None]] = set()  # Without them the device is deaf or mute.
         self._timer: asyncio.TimerHandle | None = None
         self._live, self._stopped = asyncio.Event(), asyncio.Event()
         self.ended: asyncio.Future[AngariumError | None] | None = None
@@ -131,8 +132,7 @@ class DeviceEndpoint:
         )
         await self._outbox.load()
         await self._inbox.load()
-        self._spawn(desk.journal.run())
-        self._spawn(self._inbox.run())
+        self._vital = {self._start(desk.journal.run()), self._start(self._inbox.run())}
         await self._publish()
         self._act(desk.machine.start(desk.now_s()))
 
@@ -367,16 +367,20 @@ class DeviceEndpoint:
         if self._closing:
             work.close()
             return
+        self._start(work)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._finished)
+        return task
 
     def _finished(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is None or self._closing:
             return
-        if isinstance(error, AngariumError) and error.retryable:
+        if isinstance(error, AngariumError) and error.retryable and task not in self._vital:
             return  # Upkeep of keys: tried again with the next one used.
         self._end(error if isinstance(error, AngariumError) else _unexpected(error))
 

@@ -11,6 +11,7 @@ from angarium.e2ee.body import Body
 from angarium.errors import Fenced, Unavailable
 from angarium.ids import ConversationId, DeviceId, MessageKey, UserId
 from angarium.sdk import endpoint as endpoint_module
+from angarium.sdk.contract import Received
 from angarium.storage.contract import Fence, PutRecord, Record, Vault, Write
 
 from .relay_in_memory import DirectApi, Notebook, World, world
@@ -178,5 +179,26 @@ def test_who_waits_for_a_write_is_told_when_the_device_closes(
         async with asyncio.timeout(5):
             with pytest.raises(Unavailable):
                 await waiting
+
+    run(scenario)
+
+
+class Failing(Notebook):
+    """A program that cannot take what came, and says "later" where nobody can wait."""
+
+    def plan(self, received: Received) -> Sequence[Write]:
+        raise Unavailable("later")
+
+
+def test_a_device_that_can_take_nothing_more_in_ends_and_says_so() -> None:
+    async def scenario(w: World) -> None:
+        bob = await w.device("bob", Failing())
+        ann = await w.device("ann", Notebook())
+        c = await ann.converse([BOB])
+        await ann.submit(c, Body(text="hello"))
+        assert bob.ended is not None
+        async with asyncio.timeout(5):
+            error = await asyncio.shield(bob.ended)
+        assert isinstance(error, Unavailable)
 
     run(scenario)
