@@ -295,7 +295,8 @@ class Node:
         return gateway
 
     async def _run_gateway(self, gateway: Gateway) -> None:
-        """Keep the gateway open: again after the store was away or the lease was lost."""
+        """Keep the gateway open: again after the store was away, the lease was lost or
+        the agents' device ended (displaced, refused)."""
         self.gateway_open = False
         try:
             while True:
@@ -303,6 +304,8 @@ class Node:
                     await gateway.open()
                     self.gateway_open = True
                     await gateway.wait_lost()
+                    code = gateway.trouble.code if gateway.trouble else ""
+                    log.warning("gateway.lost", code=code, again_after_s=RETRY_GATEWAY_S)
                 except (Unavailable, StoreUnwritable, Fenced) as error:
                     log.warning("gateway.delayed", code=error.code)
                 self.gateway_open = False

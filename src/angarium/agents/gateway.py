@@ -38,6 +38,7 @@ from angarium.storage.contract import (
 )
 
 MakeEndpoint = Callable[[Sink, Fence], Awaitable[Endpoint]]
+LEASE_WAIT_S = 1.0  # Between tries to take a lease that another holds.
 _log = logging.getLogger(__name__)
 
 
@@ -236,13 +237,20 @@ class Gateway:
 
     async def _take_lease(self) -> Fence:
         name = f"mailbox/{self._device}"
+        told = False
         while True:
             try:
                 return await self._leases.acquire(
                     name, self._owner, LEASE_TTL_S, self._clock.now_ms()
                 )
             except LeaseTaken:
-                await asyncio.sleep(LEASE_RENEW_S)
+                if not told:
+                    _log.warning(
+                        "another process holds the agents' device, or died less than %d s ago;"
+                        " waiting for it", LEASE_TTL_S
+                    )  # fmt: skip
+                told = True
+                await asyncio.sleep(LEASE_WAIT_S)
 
     async def _renew(self, fence: Fence) -> None:
         renewed_s = self._clock.monotonic_s()
