@@ -35,7 +35,7 @@ def chat(
         client = Client(url, user=user, token=token, folder=folder)
         return asyncio.run(_run(client, to, text, wait_s))
     except AngariumError as error:
-        print(f"{error.code}: {error}", file=sys.stderr)
+        print(f"error[{error.code}]: {error}", file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:
         return EXIT_DONE

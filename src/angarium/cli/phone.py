@@ -136,7 +136,7 @@ async def _obey(line: str, number: str, phones: PhoneSimulator, screen: _Screen)
             await phones.say(line, number)
             screen.mine(TICKS["delivered"])
     except Unavailable as error:
-        screen.note(f"not delivered: {error}. Is `angarium serve` running?")
+        screen.note(f"not delivered: {error}")
     except AngariumError as error:
         screen.note(f"error[{error.code}]: {error}")
     return number

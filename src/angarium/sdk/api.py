@@ -196,7 +196,7 @@ async def discover(base_url: str, *, timeout_s: float = 10.0) -> dict[str, Any]:
         ) as client:
             response = await client.get(base_url.rstrip("/") + "/.well-known/angarium")
     except httpx2.TransportError as error:
-        sentence = f"no server at {base_url}: {type(error).__name__}"
+        sentence = f"no server at {base_url} ({type(error).__name__}); is it running?"
         raise Unavailable(sentence) from None
     try:
         found = msgspec.json.decode(response.content)

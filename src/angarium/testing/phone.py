@@ -211,7 +211,9 @@ class PhoneSimulator:
             if not again:
                 break
         if not 200 <= status < 300:
-            raise Unavailable(f"the webhook was answered {status or 'not at all'}")
+            if not status:
+                raise Unavailable(f"the webhook was answered not at all; is {url} running?")
+            raise Unavailable(f"the webhook was answered {status}")
         return status
 
     async def _post_once(

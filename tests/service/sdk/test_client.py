@@ -110,7 +110,7 @@ def test_chat_without_a_server_says_so(
         url="http://127.0.0.1:9", user="@me:test", token="t", folder=tmp_path, say="hello"
     )
     assert code == EXIT_FAILED
-    assert capsys.readouterr().err.startswith("unavailable:")
+    assert capsys.readouterr().err.startswith("error[unavailable]:")
 
 
 def test_what_others_write_cannot_move_the_terminal() -> None:
