@@ -16,14 +16,14 @@ from angarium.server.http import free_port
 from angarium.storage.care import check
 from angarium.testing.process import ServedNode
 
-from .nodes import ECHO, WAIT_S, Run, get, pair
+from .nodes import ECHO, Run, get, pair
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
 RESTARTS = 2
-WRITTEN_BETWEEN = 15  # Messages acknowledged before each stop, of each kind.
-BACK_WAIT_S = 60.0  # Clients come back at random within a window that grows while it is down.
-STOP_MARGIN_S = 12.0  # Beyond the grace: turns get up to 5 s, and this machine may be busy.
+WRITTEN_BETWEEN = 10  # Messages acknowledged before each stop, of each kind.
+BACK_WAIT_S = 90.0  # Clients come back at random within a window that grows while it is down.
+STOP_MARGIN_S = 25.0  # Beyond the grace: turns get up to 5 s, and this machine may be busy.
 
 
 def prepare(place: Path, grace_s: float) -> ServedNode:
@@ -69,7 +69,7 @@ class Writer:
 async def answered(conversation: Conversation, count: int) -> list[str]:
     """The texts of all answers, once there are so many."""
     texts: list[str] = []
-    async with asyncio.timeout(WAIT_S):
+    async with asyncio.timeout(BACK_WAIT_S):
         async for message in conversation.messages():
             texts += [] if message.own else [message.text]
             if len(texts) >= count:
@@ -77,6 +77,7 @@ async def answered(conversation: Conversation, count: int) -> list[str]:
     return texts
 
 
+@pytest.mark.timeout(300)
 def test_restarts_while_people_write_lose_nothing_and_answer_once(
     run: Run, tmp_path: Path
 ) -> None:

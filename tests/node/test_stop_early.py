@@ -12,7 +12,7 @@ from angarium.testing.process import ServedNode
 from .nodes import ECHO, Run, environment
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
-STOP_WAIT_S = 15.0
+STOP_WAIT_S = 40.0
 
 
 def test_a_node_that_waits_for_anothers_lease_stops_when_told(run: Run, tmp_path: Path) -> None:
