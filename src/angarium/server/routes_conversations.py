@@ -77,6 +77,7 @@ class ConversationRoutes:
         if len(users) > PARTICIPANTS_MAX:
             raise Refused(f"a conversation has at most {PARTICIPANTS_MAX} participants")
         asked = hashlib.sha256(json.dumps([users, body.id]).encode()).hexdigest()
+        self._check_invited(user, users)
         stage, now_ms = f"{STAGE}/{user}", self._clock.now_ms()
         earlier = None
         if idempotency_key:
@@ -114,6 +115,7 @@ class ConversationRoutes:
         async with self._audit.command(by, "participant.add", f"{id} {added}"):
             if self._roles.of(by) != "person":
                 raise Forbidden("only persons add participants")
+            self._check_invited(by, [added])
             if not conversation.has(added):
                 if len(conversation.participants) >= PARTICIPANTS_MAX:
                     raise Refused(f"a conversation has at most {PARTICIPANTS_MAX} participants")
@@ -159,6 +161,13 @@ class ConversationRoutes:
         if not found.has(user):
             raise Forbidden("this id names another conversation; choose a new one")
         return found
+
+    def _check_invited(self, by: UserId, users: list[UserId]) -> None:
+        """What a contact's conversation says is sent to a phone, so nobody but the bridge opens
+        one with a contact. Raises Forbidden."""
+        contacts = [user for user in users if self._roles.of(user) == "bridge"]
+        if contacts and self._roles.of(by) == "person":
+            raise Forbidden("contacts of a channel are not brought in by others")
 
     async def _create(
         self, user: UserId, wanted: ConversationId | None, users: list[UserId]

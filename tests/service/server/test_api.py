@@ -182,7 +182,7 @@ def test_discovery_needs_no_token(run: Any) -> None:
 def test_roles_follow_from_user_ids_and_everybody_is_told(run: Any) -> None:
     async def scenario(api: Any) -> None:
         answer = await api.call(
-            "POST", "/v1/conversations", json={"participants": [GATEWAY, GHOST]}
+            "POST", "/v1/conversations", GHOST, json={"participants": [GATEWAY, ADA]}
         )
         roles = {each["user"]: each["role"] for each in answer.json()["participants"]}
 
@@ -190,6 +190,24 @@ def test_roles_follow_from_user_ids_and_everybody_is_told(run: Any) -> None:
         await asyncio.sleep(0)
         joined = {event.user for event in api.events if isinstance(event, Joined)}
         assert joined == {ADA, GATEWAY, GHOST}
+
+    run(scenario)
+
+
+def test_nobody_but_the_bridge_brings_in_a_contact_of_a_channel(run: Any) -> None:
+    """Else a person could have an agent's answers sent to somebody's phone."""
+
+    async def scenario(api: Any) -> None:
+        body = {"participants": [GATEWAY, GHOST]}
+        answer = await api.call("POST", "/v1/conversations", json=body)
+        path = f"/v1/conversations/{await converse(api, GATEWAY)}/participants/{GHOST}"
+        added = await api.call("PUT", path)
+
+        assert code(answer) == code(added) == "forbidden"
+        own = await api.call("GET", "/v1/conversations", GHOST)
+        assert own.json() == {"conversations": []}
+        opened = await api.call("POST", "/v1/conversations", GHOST, json=body)
+        assert opened.status_code == 200
 
     run(scenario)
 
@@ -250,7 +268,7 @@ def test_one_cannot_talk_with_nobody(run: Any) -> None:
 
 def test_persons_add_and_remove_ghosts_only_leave(run: Any) -> None:
     async def scenario(api: Any) -> None:
-        path = f"/v1/conversations/{await converse(api, GHOST)}/participants"
+        path = f"/v1/conversations/{await converse(api, ADA, by=GHOST)}/participants"
 
         refused = await api.call("PUT", f"{path}/{EVE}", GHOST)
         outsider = await api.call("PUT", f"{path}/{EVE}", EVE)
@@ -363,7 +381,7 @@ def test_operators_pages_want_the_scope(run: Any) -> None:
 
 def test_commands_and_grants_are_audited_without_ghosts_names(run: Any) -> None:
     async def scenario(api: Any) -> None:
-        id = await converse(api, GHOST)
+        id = await converse(api, ADA, by=GHOST)
         await api.call("PUT", f"/v1/conversations/{id}/participants/{EVE}", GHOST)
         bob = await api.publish(BOB)
         top_up = {"device_keys": bob.device_keys(), **bob.make_prekeys(1, False)}
