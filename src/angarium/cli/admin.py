@@ -81,7 +81,7 @@ def chat(
     from angarium.cli.chat import chat as run
 
     found = load_with(data)
-    name = full_user(user or login_name(), found.domain)
+    name = person(full_user(user or login_name(), found.domain))
     secret = found.token_secret.get_secret_value().encode()
     outcome = run(
         url=url or node_url(found),
@@ -168,6 +168,13 @@ def full_user(name: str, domain: str) -> str:
     if ":" not in name:
         name = f"@{name.removeprefix('@')}:{domain}"
     return check_user_id(name)
+
+
+def person(user: str) -> str:
+    """`user`, if a person can have this name. Raises Misconfigured."""
+    if user.startswith(("@wa_", "@gateway:")):
+        raise Misconfigured(f"{user} is an account of the product itself; choose another name")
+    return user
 
 
 def login_name() -> str:

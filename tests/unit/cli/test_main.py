@@ -153,3 +153,13 @@ def test_chat_without_a_node_is_a_named_error(
 
     assert call("chat", *arguments) == 2
     assert "unavailable" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("user", ["gateway", "wa_0123", "@wa_0123:angarium"])
+def test_nobody_chats_under_a_name_of_the_product_itself(
+    user: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["chat", "--user", user, "--say", "x", "--data", str(tmp_path)])
+    assert ended.value.code == 2
+    assert "account of the product itself" in capsys.readouterr().err
