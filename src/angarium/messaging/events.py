@@ -52,6 +52,11 @@ class Events:
         live = self._delivery.find(frame.c)
         if live is None:
             return
+        receipt = isinstance(frame, Evt) and frame.kind in _RECEIPTS
+        if isinstance(frame, Evt) and receipt:
+            # Kept at any rate: the last mark of many has none after it that would cover it.
+            kind: ReceiptKind = "read" if frame.kind == "read" else "delivered"
+            self._fold.raise_mark(live.conversation.id, connection.user, kind, frame.s)
         if not self._within_rate(connection, frame):
             self._figures.events_dropped += 1
             return
@@ -59,16 +64,13 @@ class Events:
             self._bus.publish(self._parts(connection, live, frame))
             return
         own = connection.user
-        if frame.kind in _RECEIPTS:
-            kind: ReceiptKind = "read" if frame.kind == "read" else "delivered"
-            self._fold.raise_mark(live.conversation.id, own, kind, frame.s)
         frame.ttl = max(0, min(frame.ttl, TYPING_TTL_MS))
         frame.sender, frame.dev = own, connection.device
         # A user's other devices want to know what was read, not who types.
         users = tuple(
             participant.user
             for participant in live.conversation.participants
-            if participant.user != own or frame.kind in _RECEIPTS
+            if participant.user != own or receipt
         )
         self._publish(live, users, frame)
 

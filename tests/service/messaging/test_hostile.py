@@ -46,6 +46,18 @@ def test_a_flood_of_events_is_cut_to_the_rate_and_counted() -> None:
     on_relay(scenario)
 
 
+def test_the_last_of_many_read_marks_is_kept_whatever_the_rate() -> None:
+    async def scenario(relay: Relay) -> None:
+        await fill(relay, 250)
+        bob = await relay.connect(BOB, BOB1, cursors={TALK: (1, 250)})
+        for at in range(1, 251, 50):
+            await bob.say(*[Evt(TALK, "read", s=at + n) for n in range(50)])
+        assert relay.messaging.figures.events_dropped == 250 - BURST
+        assert await relay.store.receipts.list_of(TALK) == {(BOB, "read"): 250}
+
+    on_relay(scenario)
+
+
 def test_a_part_costs_as_many_events_as_it_names_devices() -> None:
     async def scenario(relay: Relay) -> None:
         ann, bob = await relay.connect(ANN, ANN1), await relay.connect(BOB, BOB1)
