@@ -5,7 +5,6 @@ down in the opposite order. Each part may use those that came up before it.
 """
 
 import asyncio
-import hashlib
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
@@ -18,7 +17,7 @@ from fastapi import APIRouter
 from angarium.agents.gateway import Gateway
 from angarium.agents.registry import load_registry
 from angarium.bridge.bridge import Bridge
-from angarium.bridge.contacts import Contacts
+from angarium.bridge.contacts import Contacts, mark_key
 from angarium.bridge.policy import Policy
 from angarium.bus.local import LocalBus
 from angarium.channels.guarded import GuardedChannel
@@ -360,7 +359,7 @@ class Node:
                 channel=channel.name,
                 vault=store.vault,
                 sealer=sealer,
-                key=hashlib.sha256(b"angarium contacts\x00" + self.secret).digest(),
+                key=await mark_key(store.vault, sealer),
                 domain=settings.domain,
             ),
             policy=Policy(),

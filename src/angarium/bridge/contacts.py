@@ -1,5 +1,6 @@
 """Contacts of a channel, as sealed records: who they are, how to reach them."""
 
+import secrets
 from dataclasses import dataclass
 
 import msgspec
@@ -7,6 +8,7 @@ import msgspec
 from angarium.bridge.identity import contact_user, identifiers, mark
 from angarium.bridge.policy import Standing
 from angarium.channels.contract import Address
+from angarium.errors import Conflict, Unavailable
 from angarium.ids import UserId
 from angarium.kms.contract import Sealer
 from angarium.storage.contract import Fence, PutRecord, Vault, Write
@@ -41,6 +43,7 @@ class Contact:
     card: Card
 
 
+_KEY_SCOPE, _KEY_NAME = "bridge-secrets", "contacts"
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Card).decode
 
@@ -145,3 +148,21 @@ class Contacts:
 
 def _scope(user: UserId) -> str:
     return f"contact/{user}"
+
+
+async def mark_key(vault: Vault, sealer: Sealer) -> bytes:
+    """The secret by which identifiers are marked, made at first use and kept sealed.
+
+    A secret of its own: tokens' secret may be rotated, this one must not, or no contact would
+    be recognised any more. Raises SealBroken, Unavailable.
+    """
+    place = f"{_KEY_SCOPE}/{_KEY_NAME}"
+    for _ in range(3):
+        for record in await vault.read(_KEY_SCOPE, _KEY_NAME):
+            return sealer.unseal(record.blob, place)
+        sealed = sealer.seal(secrets.token_bytes(32), place)
+        try:
+            await vault.write([PutRecord(_KEY_SCOPE, _KEY_NAME, sealed, expect_rev=0)])
+        except Conflict:
+            continue  # Another process was first; its secret counts.
+    raise Unavailable("the contacts' secret keeps changing")

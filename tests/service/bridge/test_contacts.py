@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from angarium.bridge.contacts import Contacts
+from angarium.bridge.contacts import Contacts, mark_key
 from angarium.channels.contract import Address
 
 
@@ -81,5 +81,18 @@ def test_the_parent_id_decides_only_when_nothing_else_is_known(make_world: Any) 
             other = await contacts.recognise(Address("+2", "US.b", ""))
             assert other.user != first.user
             assert (await contacts.recognise(Address(parent="US.ENT.p"))).user == first.user
+
+    asyncio.run(scenario())
+
+
+def test_the_secret_of_the_marks_is_made_once_and_lies_sealed(make_world: Any) -> None:
+    async def scenario() -> None:
+        async with make_world() as world:
+            vault, sealer = world.store.vault, world.sealer
+            keys = await asyncio.gather(*(mark_key(vault, sealer) for _ in range(4)))
+            assert len(set(keys)) == 1
+            assert len(keys[0]) == 32
+            (record,) = await vault.read("bridge-secrets")
+            assert keys[0] not in record.blob
 
     asyncio.run(scenario())
