@@ -125,6 +125,27 @@ def test_a_chat_goes_on_through_a_kill_of_the_node_and_its_question_too(
     run(scenario())
 
 
+def test_a_second_chat_of_the_same_person_is_told_and_harms_nothing(
+    run: Run, node: ServedNode, settings: dict[str, str]
+) -> None:
+    async def scenario() -> None:
+        told = environment(node.folder, settings)
+        async with Screen("chat", "--user", "two", environment=told) as first:
+            await first.shows("connected")
+            async with Screen(
+                "chat", "--user", "two", "--say", "x", environment=told
+            ) as second:
+                assert await second.ended() == 2
+                await second.shows("another program uses")
+            first.types("hello")
+            await first.shows("heard hello")
+        async with Screen("chat", "--user", "two", "--say", "y", environment=told) as third:
+            await third.shows("heard y")
+            assert await third.ended() == 0
+
+    run(scenario())
+
+
 def test_a_phone_asks_answers_stops_and_starts(
     run: Run, node: ServedNode, settings: dict[str, str]
 ) -> None:

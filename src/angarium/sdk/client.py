@@ -9,7 +9,9 @@ Keys, cursor and history lie sealed in `folder`; the next start goes on where th
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+import fcntl
+import os
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -149,6 +151,24 @@ class Conversation:
             self._streamed = self._client.kept.subscribe(self.id)
 
 
+def take_folder(folder: Path) -> Callable[[], Awaitable[None]]:
+    """Keep other processes out of `folder` until the function returned here is called: another
+    one would move the ratchets on behind this one's back. Raises Misconfigured, OSError."""
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise Misconfigured(
+            f"another program uses {folder}; close it, or be another user"
+        ) from None
+
+    async def release() -> None:
+        os.close(lock)
+
+    return release
+
+
 class Client:
     """One device of one user, kept in `folder`. A folder belongs to one user and is used by one
     process at a time. `token` is a bearer token, or is asked for one whenever it is needed."""
@@ -214,6 +234,7 @@ class Client:
 
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._closers.append(take_folder(self._folder))
         except OSError as error:
             raise Misconfigured(f"{self._folder} cannot be made: {error.strerror}") from None
         sqlite = await open_sqlite(self._folder, self._clock)
