@@ -38,7 +38,6 @@ from angarium.storage.contract import (
 )
 
 MakeEndpoint = Callable[[Sink, Fence], Awaitable[Endpoint]]
-LEASE_WAIT_S = 1.0  # Between tries to take a lease that another holds.
 _log = logging.getLogger(__name__)
 
 
@@ -250,7 +249,7 @@ class Gateway:
                         " waiting for it", LEASE_TTL_S
                     )  # fmt: skip
                 told = True
-                await asyncio.sleep(LEASE_WAIT_S)
+                await asyncio.sleep(LEASE_RENEW_S)
 
     async def _renew(self, fence: Fence) -> None:
         renewed_s = self._clock.monotonic_s()
