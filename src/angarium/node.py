@@ -5,7 +5,6 @@ down in the opposite order. Each part may use those that came up before it.
 """
 
 import asyncio
-import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
@@ -57,6 +56,7 @@ from angarium.server.auth import Tokens, load_or_make_secret
 from angarium.server.health import Health
 from angarium.server.http import HttpServer, free_port
 from angarium.server.limiter import Limiter
+from angarium.server.ownership import Ownership
 from angarium.server.roles import Roles
 from angarium.server.webhooks import webhook_router
 from angarium.server.websocket import WebSocketServer
@@ -80,7 +80,7 @@ class Node:
         self.clock = SystemClock()
         self.metrics = Metrics()
         self.gateway_user = check_user_id(f"@gateway:{settings.domain}")
-        self.owner = secrets.token_hex(8)
+        self.owner = ""
         self.http_url = self.websocket_url = ""
         self.health = Health({})
         self.messaging: Messaging | None = None
@@ -133,6 +133,9 @@ class Node:
 
     async def _start_ground(self) -> None:
         settings = self.settings
+        ownership = Ownership(settings.data, self.services)
+        self._parts.callback(ownership.close)
+        self.owner = ownership.name
         self.sqlite: SqliteStore = await open_sqlite(settings.data, self.clock)
         self._parts.push_async_callback(self.sqlite.close)
         await self.sqlite.check()  # A full disk is told now, not by never becoming ready.

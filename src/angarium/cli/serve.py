@@ -5,7 +5,9 @@ import json
 import os
 import signal
 import time
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
@@ -37,7 +39,8 @@ async def _serve(settings: Settings, services: set[str], self_check: bool) -> in
         loop.add_signal_handler(number, stop.set)
     started_s = time.monotonic()
     node = Node(settings, services)
-    if not await _started(stop, node):
+    # Coming up may take long: a node beside another one waits for its lease.
+    if not await _before(stop, node.start()):
         log.info("node.stopped")
         return 0
     tune_gc()
@@ -47,7 +50,14 @@ async def _serve(settings: Settings, services: set[str], self_check: bool) -> in
         if self_check:
             from angarium.cli.selfcheck import show
 
-            if not await show(node, ready_s=time.monotonic() - started_s):
+            shown: list[bool] = []
+
+            async def check() -> None:
+                shown.append(await show(node, ready_s=time.monotonic() - started_s))
+
+            if not await _before(stop, check()):
+                return 0
+            if not shown[0]:
                 return 1
         return await _until(stop, node)
     finally:
@@ -57,22 +67,19 @@ async def _serve(settings: Settings, services: set[str], self_check: bool) -> in
         log.info("node.stopped")
 
 
-async def _started(stop: asyncio.Event, node: Node) -> bool:
-    """Whether the node came up; False when it was told to stop before. Raises Misconfigured.
-
-    Coming up may take long: a node beside another one waits for its lease.
-    """
-    starting = asyncio.create_task(node.start())
+async def _before(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Do `work`; False when told to stop before it was done. Raises what it raises."""
+    working = asyncio.create_task(work)
     stopping = asyncio.create_task(stop.wait())
     try:
-        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if starting.done():
-            starting.result()
-        return starting.done()
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            working.result()
+        return working.done()
     finally:
-        starting.cancel()
+        working.cancel()
         stopping.cancel()
-        await asyncio.gather(starting, stopping, return_exceptions=True)
+        await asyncio.gather(working, stopping, return_exceptions=True)
 
 
 async def _until(stop: asyncio.Event, node: Node) -> int:
