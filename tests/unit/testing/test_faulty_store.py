@@ -1,10 +1,11 @@
 """The faulty store: what failed may or may not have happened, what is dead writes nothing."""
 
 import asyncio
+import gc
 
 import pytest
 
-from angarium.errors import Unavailable
+from angarium.errors import LeaseTaken, Unavailable
 from angarium.testing.simulation.loop import Process, VirtualLoop, dice, run
 from angarium.testing.simulation.store import FaultyPart, Illness, StoreFigures
 
@@ -75,3 +76,27 @@ def test_a_dead_process_writes_nothing() -> None:
         return counter.value
 
     assert run(1, scenario) == 0
+
+
+def test_the_failure_of_a_late_write_whose_sender_died_is_nobodys_error() -> None:
+    class Refusing:
+        async def put(self, step: int) -> int:
+            raise LeaseTaken("another owner holds the lease")
+
+    async def scenario(loop: VirtualLoop) -> list[str]:
+        process = Process("node")
+        part = FaultyPart(
+            Refusing(), process, loop, Illness(zombie=1.0), dice(1, "store"), StoreFigures()
+        )
+
+        async def send() -> None:
+            await part.put(1)
+
+        loop.start(process, send())
+        await asyncio.sleep(0.05)
+        loop.kill(process)
+        await asyncio.sleep(60)
+        gc.collect()
+        return loop.unhandled
+
+    assert run(1, scenario) == []

@@ -107,7 +107,8 @@ class FaultyPart:
         # The request is on the wire already: it outlives its sender.
         nobody = contextvars.Context()
         task = self._loop.create_task(late(), name="zombie write", context=nobody)
-        task.add_done_callback(_look_at)
+        # In its context: callbacks of a process that was killed meanwhile never run.
+        task.add_done_callback(_look_at, context=nobody)
         return task
 
 
