@@ -1,6 +1,7 @@
 """The faulty store: what failed may or may not have happened, what is dead writes nothing."""
 
 import asyncio
+import contextvars
 import gc
 
 import pytest
@@ -78,23 +79,24 @@ def test_a_dead_process_writes_nothing() -> None:
     assert run(1, scenario) == 0
 
 
-def test_the_failure_of_a_late_write_whose_sender_died_is_nobodys_error() -> None:
-    class Refusing:
-        async def put(self, step: int) -> int:
-            raise LeaseTaken("another owner holds the lease")
-
+def test_the_failure_of_a_late_write_whose_sender_just_died_is_nobodys_error() -> None:
     async def scenario(loop: VirtualLoop) -> list[str]:
         process = Process("node")
+
+        class Refusing:
+            async def put(self, step: int) -> int:
+                loop.call_soon(loop.kill, process, context=contextvars.Context())
+                raise LeaseTaken("another owner holds the lease")
+
         part = FaultyPart(
-            Refusing(), process, loop, Illness(zombie=1.0), dice(1, "store"), StoreFigures()
-        )
+            Refusing(), process, loop, Illness(zombie=1.0), dice(1, "store"), StoreFigures(),
+            ordered=True,
+        )  # fmt: skip
 
         async def send() -> None:
             await part.put(1)
 
         loop.start(process, send())
-        await asyncio.sleep(0.05)
-        loop.kill(process)
         await asyncio.sleep(60)
         gc.collect()
         return loop.unhandled
