@@ -119,7 +119,7 @@ def test_of_two_runs_at_once_one_answer_counts(with_store: Any) -> None:
 
 
 def blob(size: int = 10, chunks: int = 2, **changes: Any) -> Blob:
-    fields = {
+    fields: dict[str, Any] = {
         "id": "b-1", "owner": "@anna:angarium", "conversation": "c-1", "size": size,
         "chunks": chunks, "stored": (), "complete": False, "created_ms": 0,
         "expires_ms": 10**12,

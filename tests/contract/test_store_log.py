@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from angarium.errors import KeyExpired, KeyReused, NotFound, OutOfOrder
-from angarium.ids import uuid7
+from angarium.ids import ConversationId, DeviceId, MessageKey, UserId, uuid7
 from angarium.limits import TOMBSTONE_KEPT_S
 from angarium.model.conversation import Head, Participant
 from angarium.model.message import Accepted, NewMessage, NotAccepted
@@ -29,13 +29,16 @@ def message(
     conversation: str = CONVERSATION,
 ) -> NewMessage:
     return NewMessage(
-        conversation=conversation,
-        sender=ANNA if device == PHONE else BEN,
-        device=device,
-        key=key or key_of(device, cs),
+        conversation=ConversationId(conversation),
+        sender=UserId(ANNA if device == PHONE else BEN),
+        device=DeviceId(device),
+        key=MessageKey(key or key_of(device, cs)),
         cs=cs,
         kind="message",
-        to={LAPTOP: text + b" for laptop", TABLET: text + b" for tablet"},
+        to={
+            DeviceId(LAPTOP): text + b" for laptop",
+            DeviceId(TABLET): text + b" for tablet",
+        },
         sent_ms=5,
     )
 
@@ -43,7 +46,7 @@ def message(
 async def converse(opened: Any, *conversations: str) -> None:
     for conversation in conversations or (CONVERSATION,):
         await opened.store.conversations.create(
-            conversation, [Participant(ANNA, "person"), Participant(BEN, "person")], 7
+            conversation, [Participant(UserId(user), "person") for user in (ANNA, BEN)], 7
         )
 
 
@@ -191,7 +194,8 @@ def test_a_message_without_its_predecessor_is_refused_and_told_where_to_go_on(
             [message(2), message(1), message(3), message(2)]
         )
         assert errors(results) == [OutOfOrder, Accepted, OutOfOrder, Accepted]
-        assert [r.error.expect_cs for r in results if isinstance(r, NotAccepted)] == [1, 2]
+        refused = [r.error for r in results if isinstance(r, NotAccepted)]
+        assert [error.data()["expect_cs"] for error in refused] == [1, 2]
         assert errors(await opened.store.log.append([message(0)])) == [OutOfOrder]
 
     with_store(scenario)

@@ -4,22 +4,23 @@ from typing import Any
 import pytest
 
 from angarium.errors import Forbidden, NotFound
+from angarium.ids import DeviceId, UserId
 from angarium.model.conversation import Participant
 from angarium.model.device import Device, IdentityKeys
 
-ANNA, BEN, CARA = "@anna:angarium", "@ben:angarium", "@cara:angarium"
+ANNA, BEN, CARA = map(UserId, ("@anna:angarium", "@ben:angarium", "@cara:angarium"))
 FIRST, SECOND, THIRD = "c-1", "c-2", "c-3"
 
 
-def people(*users: str) -> list[Participant]:
+def people(*users: UserId) -> list[Participant]:
     return [Participant(user, "person") for user in users]
 
 
 def device(
-    name: str = "ANNAPHONE1", user: str = ANNA, *, key: str = "k", signed: bool = True
+    name: str = "ANNAPHONE1", user: UserId = ANNA, *, key: str = "k", signed: bool = True
 ) -> Device:
     keys = {"user_id": user, "keys": {f"ed25519:{name}": key}, "signatures": {}}
-    return Device(user, name, "web", keys, signed, 5)
+    return Device(user, DeviceId(name), "web", keys, signed, 5)
 
 
 # --- conversations ---

@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 
 from angarium.errors import Conflict, Fenced, LeaseTaken
+from angarium.ids import ConversationId, DeviceId, UserId
 from angarium.storage.contract import (
     Delivery,
+    DeliveryState,
     DropRecord,
     Fence,
     PutDelivery,
@@ -14,12 +16,16 @@ from angarium.storage.contract import (
     PutTurn,
     Record,
     Turn,
+    TurnState,
 )
 
-TURN = Turn("c-1", 4, "AGENTDEVICE1", "offered", b"body", "echo", 1, "why", b"p", b"r", 5, 6)
+TURN = Turn(
+    ConversationId("c-1"), 4, DeviceId("AGENTDEVICE1"), "offered", b"body", "echo", 1, "why",
+    b"p", b"r", 5, 6,
+)  # fmt: skip
 DELIVERY = Delivery(
-    id="d-1", channel="twilio", contact="@c1:angarium", order=1, state="pending", body=b"body",
-    attempts=1, due_ms=10, expires_ms=99, provider_id="", reason="", updated_ms=3,
+    id="d-1", channel="twilio", contact=UserId("@c1:angarium"), order=1, state="pending",
+    body=b"body", attempts=1, due_ms=10, expires_ms=99, provider_id="", reason="", updated_ms=3,
 )  # fmt: skip
 
 
@@ -202,15 +208,22 @@ def test_only_new_leaves_an_existing_turn_as_it_is(with_store: Any) -> None:
 
 def test_open_turns_are_listed_by_conversation_and_sequence(with_store: Any) -> None:
     async def scenario(opened: Any) -> None:
-        places = [("c-2", 1, "offered"), ("c-1", 9, "running"), ("c-1", 2, "waiting"),
+        places: list[tuple[str, int, TurnState]] = [
+                  ("c-2", 1, "offered"), ("c-1", 9, "running"), ("c-1", 2, "waiting"),
                   ("c-1", 3, "replied"), ("c-3", 1, "failed"), ("c-3", 2, "expired"),
         ]  # fmt: skip
         await opened.store.vault.write(
             [
-                PutTurn(replace(TURN, conversation=c, sequence=n, state=state))
+                PutTurn(replace(TURN, conversation=ConversationId(c), sequence=n, state=state))
                 for c, n, state in places
             ]
-            + [PutTurn(replace(TURN, conversation="c-9", owner="OTHERDEVICE"))]
+            + [
+                PutTurn(
+                    replace(
+                        TURN, conversation=ConversationId("c-9"), owner=DeviceId("OTHERDEVICE")
+                    )
+                )
+            ]
         )
         found = await opened.store.turns.list_open("AGENTDEVICE1")
         assert [(t.conversation, t.sequence) for t in found] == [
@@ -225,7 +238,7 @@ def test_open_turns_are_listed_by_conversation_and_sequence(with_store: Any) -> 
 def test_recent_turns_come_newest_first_and_by_state(with_store: Any) -> None:
     async def scenario(opened: Any) -> None:
         for n in range(1, 6):
-            state = "failed" if n % 2 else "replied"
+            state: TurnState = "failed" if n % 2 else "replied"
             await opened.store.vault.write([PutTurn(replace(TURN, sequence=n, state=state))])
         turns = opened.store.turns
         assert [t.sequence for t in await turns.list_recent(3)] == [5, 4, 3]
@@ -255,14 +268,16 @@ def test_a_delivery_is_found_by_its_id_and_by_the_providers(with_store: Any) -> 
 
 def test_one_contact_never_has_two_deliveries_due(with_store: Any) -> None:
     async def scenario(opened: Any) -> None:
-        async def put(name: str, contact: str, order: int, state: str, due_ms: int) -> None:
+        async def put(
+            name: str, contact: str, order: int, state: DeliveryState, due_ms: int
+        ) -> None:
             await opened.store.vault.write(
                 [
                     PutDelivery(
                         replace(
                             DELIVERY,
                             id=name,
-                            contact=contact,
+                            contact=UserId(contact),
                             order=order,
                             state=state,
                             due_ms=due_ms,
