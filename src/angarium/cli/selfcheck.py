@@ -11,6 +11,9 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
 
 from angarium.channels.twilio_account import development_twilio
 from angarium.errors import AngariumError, PortInUse
@@ -57,19 +60,18 @@ async def _sealed(node: Node, out: Console) -> None:
     with tempfile.TemporaryDirectory(prefix="angarium-selfcheck-") as folder:
         async with Client(node.http_url, user=user, token=token, folder=Path(folder)) as client:
             talk = await client.converse(node.gateway_user)
-            out.print(f"  [cyan]person[/]  {QUESTION}")
+            _line(out, "person", QUESTION, "cyan")
             started_s = time.monotonic()
             await talk.send(QUESTION)
             device = await own_device(node.store.vault, node.gateway_user)
             stored = await node.store.log.read(talk.id, device, 1, 1, 1)
             sealed = next(iter(stored[0].to.values()))
-            out.print(f"  [dim]relay   {sealed[:24].hex()}... ({len(sealed)} bytes)[/]")
+            shown = f"{sealed[:20].hex()}... {len(sealed)} bytes is all it holds"
+            _line(out, "relay", shown, "dim")
             async for message in talk.answers():
                 took_ms = (time.monotonic() - started_s) * 1000
-                out.print(
-                    f"  [green]{message.body.agent or 'agent'}[/]   {_preview(message.text)}"
-                )
-                out.print(f"  [dim]answered and stored in {took_ms:.0f} ms[/]")
+                _line(out, message.body.agent or "agent", _preview(message.text), "green")
+                _line(out, "", f"answered and stored in {took_ms:.0f} ms", "dim")
                 break
 
 
@@ -85,18 +87,26 @@ async def _whatsapp(node: Node, out: Console) -> None:
     )
     phone = f"+1555{time.time_ns() % 10_000_000:07d}"
     async with phones:
-        out.print(f"  [cyan]phone[/]   {WHATSAPP_QUESTION}")
+        _line(out, "phone", WHATSAPP_QUESTION, "cyan")
         await phones.say(WHATSAPP_QUESTION, phone)
         reply = await phones.next_reply(phone, wait_s=ANSWER_WAIT_S)
-        out.print(f"  [green]agent[/]   {_preview(reply.body)}")
+        _line(out, "agent", _preview(reply.body), "green")
         await phones.settled()
-        out.print(f"  [dim]webhook stored before its 204; reply {reply.status}[/]")
+        _line(out, "", f"webhook stored before it was answered; reply {reply.status}", "dim")
+
+
+def _line(out: Console, name: str, text: str, style: str) -> None:
+    """A speaker and what is said, which stays beside the name when it wraps."""
+    row = Table.grid(padding=(0, 1))
+    row.add_column(width=8)
+    row.add_column(overflow="fold")
+    row.add_row(Text(name, style), Text(text, "dim" if style == "dim" else ""))
+    out.print(Padding(row, (0, 0, 0, 2)))
 
 
 def _preview(text: str) -> str:
     flat = " ".join(text.split())
-    shown = flat if len(flat) <= PREVIEW_CHARS else flat[: PREVIEW_CHARS - 1] + "…"
-    return escape(shown)
+    return flat if len(flat) <= PREVIEW_CHARS else flat[: PREVIEW_CHARS - 1] + "…"
 
 
 def _say_how(out: Console) -> None:
