@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import msgspec
 
-from angarium.agents.guard import BROKEN, Admit, check_inbound
+from angarium.agents.guard import BROKEN, UNREAD, Admit, check_inbound
 from angarium.agents.ledger import Question
 from angarium.agents.memory import Route
 from angarium.agents.records import Desk, OpenTurn
@@ -22,7 +22,7 @@ from angarium.agents.router import (
 from angarium.agents.turns import TurnRunner
 from angarium.errors import NotFound, Untrusted
 from angarium.ids import ConversationId, UserId, reply_key
-from angarium.limits import QUESTION_KEPT_S, TURN_STALE_S
+from angarium.limits import QUESTION_KEPT_S, TURN_STALE_S, UNREAD_TOLD_EVERY_S
 from angarium.storage.contract import TURN_FINAL, PutTurn, Turn, Write
 
 RESET_DONE = "Done. I have forgotten this conversation; ask me anything."
@@ -76,6 +76,9 @@ class Dispatcher:
         return OpenTurn(record, heard, journal, notes)
 
     async def _begin(self, turn: OpenTurn) -> int | None:
+        if turn.heard.problem:
+            await self._say_unread(turn)
+            return None
         body = turn.heard.body
         self._desk.endpoint.mark_read(turn.record.conversation, turn.record.sequence)
         trouble = check_inbound(body.text, UserId(turn.heard.sender), self._admit)
@@ -106,6 +109,15 @@ class Dispatcher:
             case Reset(reason):
                 await self._reset(turn, reason)
         return None
+
+    async def _say_unread(self, turn: OpenTurn) -> None:
+        """The message could not be opened: ask for it again, and not for each of many."""
+        now_ms, route = self._desk.clock.now_ms(), turn.notes.route
+        if 0 <= now_ms - route.unread_ms < UNREAD_TOLD_EVERY_S * 1000:
+            await self._replies.drop(turn.record, "expired", UNREAD.code)
+            return
+        told = msgspec.structs.replace(route, unread_ms=now_ms)
+        await self._replies.finish(turn, UNREAD.sentence, reason=UNREAD.code, route=told)
 
     async def _pending(self, turn: OpenTurn) -> OpenTurn | None:
         """The turn whose newest open question this message answers: of the same person, and
@@ -176,7 +188,8 @@ class Dispatcher:
             if asked is not None and asked.state == "waiting":
                 dropped = replace(asked, state="expired", reason=reason, body=b"", progress=b"")
                 also.append(PutTurn(dropped))
-        fresh = Route(disclosed=turn.notes.route.disclosed)
+        old = turn.notes.route
+        fresh = Route(disclosed=old.disclosed, unread_ms=old.unread_ms)
         await self._replies.finish(turn, RESET_DONE, reason=reason, route=fresh, also=also)
 
     def _list_agents(self) -> str:

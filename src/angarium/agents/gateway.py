@@ -13,7 +13,14 @@ from angarium.agents.registry import Registry
 from angarium.agents.replies import Replies
 from angarium.agents.turns import Patience, ReadFile, TurnRunner, no_files
 from angarium.clock import Clock
-from angarium.errors import AngariumError, Fenced, LeaseTaken, StoreUnwritable, Unavailable
+from angarium.errors import (
+    AngariumError,
+    Fenced,
+    LeaseTaken,
+    StoreUnwritable,
+    Unavailable,
+    Undecryptable,
+)
 from angarium.ids import ConversationId, DeviceId
 from angarium.kms.contract import Sealer
 from angarium.limits import (
@@ -307,6 +314,10 @@ class Gateway:
 
 
 def _wants_answer(received: Received) -> bool:
+    if received.own:
+        return False
+    if received.problem:
+        # Sealed for this device and not opened: whoever wrote it would wait for ever.
+        return received.problem == Undecryptable.code and received.addressed
     body = received.body
-    says_something = bool(body.text.strip() or body.files)
-    return not received.own and not received.problem and body.type == "text" and says_something
+    return body.type == "text" and bool(body.text.strip() or body.files)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from angarium.errors import AngariumError, OutcomeUnknown
+from angarium.errors import AngariumError, OutcomeUnknown, Undecryptable
 from angarium.ids import UserId
 from angarium.limits import REPLY_BYTES_MAX, TURN_TEXT_CHARS_MAX
 
@@ -51,6 +51,9 @@ TOO_MANY_OPEN = Trouble(
     "questions_open",
     "Please answer the questions above first, or write /reset to start anew.",
     again=False,
+)
+UNREAD = Trouble(
+    Undecryptable.code, "I could not read your last message. Please send it again.", again=False
 )
 BROKEN = Trouble("agent_error", "Sorry, something went wrong while answering.", again=False)
 BROKEN_FOR_NOW = Trouble("agent_unavailable", TIRED.sentence, again=True)

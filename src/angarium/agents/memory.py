@@ -19,21 +19,22 @@ from angarium.storage.contract import DropRecord, PutRecord, Vault
 
 class Route(msgspec.Struct, frozen=True, omit_defaults=True):
     """Who has the conversation. `pending`: sequences of turns that wait for an answer, the
-    newest last."""
+    newest last. `unread_ms`: when the person was last told that a message could not be read."""
 
     agent: str = ""
     pending: tuple[int, ...] = ()
     disclosed: bool = False  # The person was told that an AI agent answers.
+    unread_ms: int = 0
 
     def asks(self, sequence: int, agent: str) -> "Route":
         """The turn `sequence` of `agent` waits for an answer now."""
         pending = (*(one for one in self.pending if one != sequence), sequence)
-        return Route(agent, pending, self.disclosed)
+        return msgspec.structs.replace(self, agent=agent, pending=pending)
 
     def answered(self, sequence: int) -> "Route":
         """The turn `sequence` waits no longer."""
         pending = tuple(one for one in self.pending if one != sequence)
-        return Route(self.agent, pending, self.disclosed)
+        return msgspec.structs.replace(self, pending=pending)
 
 
 class Memory(msgspec.Struct, omit_defaults=True):

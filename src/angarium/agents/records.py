@@ -15,12 +15,14 @@ from angarium.storage.contract import Fence, Turn, Turns, Vault, Write
 
 
 class Heard(msgspec.Struct, omit_defaults=True):
-    """A message as it waits for its answer. `stream` opens the parts of the answer."""
+    """A message as it waits for its answer. `stream` opens the parts of the answer; `problem`
+    says why the message itself could not be opened."""
 
     key: str
     sender: str
     body: Body
     stream: bytes = b""
+    problem: str = ""
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -34,7 +36,9 @@ class TurnSeals:
         self._sealer, self._device = sealer, device
 
     def seal_heard(self, received: Received) -> bytes:
-        heard = Heard(received.key, received.sender, received.body, received.stream)
+        heard = Heard(
+            received.key, received.sender, received.body, received.stream, received.problem
+        )
         place = self._place(received.conversation, received.sequence, "body")
         return self._sealer.seal(_encode(heard), place)
 

@@ -22,6 +22,7 @@ class Received:
     """A message this device can show. `own`: sent by this user (this or another device).
 
     `problem` is an error code when it could not be opened or trusted; `body` is empty then.
+    `addressed`: it was sealed for this device (not so: from before the device was added).
     `gap` counts messages of that sender's device that the relay withheld (0: none). `stream` is
     the key its author made for streamed parts of the answer (see `e2ee/parts.py`).
     """
@@ -37,6 +38,7 @@ class Received:
     problem: str = ""
     gap: int = 0
     stream: bytes = b""
+    addressed: bool = True
 
 
 @dataclass(frozen=True, slots=True)

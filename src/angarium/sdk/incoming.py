@@ -118,4 +118,5 @@ def _without_body(message: Msg, engine: CryptoEngine, problem: str) -> Received:
         body=Body(),
         own=message.sender == engine.user,
         problem=problem,
+        addressed=bool(message.ct),
     )

@@ -166,7 +166,9 @@ def test_conversations_do_not_wait_for_each_other():
     "change",
     [
         {"own": True},
-        {"problem": "undecryptable"},
+        {"problem": "undecryptable", "addressed": False},
+        {"problem": "undecryptable", "own": True},
+        {"problem": "replayed"},
         {"body": Body(type="system", text="x")},
         {"body": Body(text="  ")},
     ],

@@ -151,6 +151,7 @@ def test_a_new_device_is_not_forgotten_by_who_wrote_before() -> None:
         assert await first.texts(2) == ["one device", "two devices"]
         assert await second.texts(2) == ["", "two devices"]
         assert second.shown[0].problem == Undecryptable.code
+        assert [shown.addressed for shown in second.shown] == [False, True]
 
     run(scenario)
 
