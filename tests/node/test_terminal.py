@@ -218,3 +218,47 @@ def test_a_gateway_that_was_displaced_comes_back_and_says_so(
                     break
 
     run(scenario())
+
+
+def test_a_second_device_says_that_it_is_not_linked_and_is_linked_by_typed_digits(
+    run: Run, node: ServedNode, settings: dict[str, str], tmp_path: Path
+) -> None:
+    token = mint_token(node.folder, "@lin:angarium")
+    elsewhere = environment(tmp_path / "second", settings)
+    arguments = ("chat", "--user", "lin", "--token", token, "--url", node.http_url)
+
+    async def scenario() -> None:
+        async with Screen(
+            "chat", "--user", "lin", environment=environment(node.folder, settings)
+        ) as screen:
+            await screen.shows("connected")
+            screen.types("/devices")
+            await screen.shows("No device waits to be linked.")
+            async with Screen(*arguments, environment=elsewhere) as second:
+                assert await second.ended() == 2
+                await second.shows("not linked yet")
+                told = " ".join(second.text.split())
+            assert told.startswith("error[unverified_device]: ")
+            device = told.partition("/link ")[2].split()[0]
+            digits = told.split()[-6:]
+            assert len("".join(digits)) == 30
+            screen.types("/devices")
+            await screen.shows(f"{device}  {' '.join(digits)}")
+            screen.types("/link NOBODY")
+            await screen.shows("No device of that name")
+            screen.types(f"/link {device}")
+            await screen.shows("Type the last 5 digits")
+            screen.types("yes")
+            await screen.shows("These are not the digits")
+            screen.types(f"/link {device}")
+            await screen.shows("Type the last 5 digits", times=2)
+            screen.types(digits[-1])
+            await screen.shows(f"{device} is linked.")
+            async with Screen(*arguments, "--say", "hi", environment=elsewhere) as second:
+                await second.shows("heard hi")
+                assert await second.ended() == 0
+            assert "heard yes" not in screen.text  # An answer is no message.
+            screen.types("/quit")
+            assert await screen.ended() == 0
+
+    run(scenario())

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
+from angarium.cli.devices import Linking
 from angarium.cli.screen import printable, show_line
 from angarium.errors import AngariumError
 from angarium.ids import MessageKey, uuid7
@@ -33,6 +34,8 @@ HELP = (
     "/attach PATH [TEXT]  send a file",
     "/save N [PATH]       save attachment N",
     "/who                 who takes part",
+    "/devices             your devices that wait to be linked",
+    "/link DEVICE         link one, after comparing its fingerprint",
     "/quit                leave (or Ctrl-D)",
 )
 
@@ -55,6 +58,7 @@ class Terminal:
         self._mine: set[MessageKey] = set()
         self._sends: set[asyncio.Task[None]] = set()
         self._console = Console(highlight=False)
+        self._linking = Linking(client)
 
     async def run(self) -> None:
         from prompt_toolkit import PromptSession
@@ -179,7 +183,9 @@ class Terminal:
         if command == "/quit":
             return False
         try:
-            if command.startswith("/") and command not in FOR_AGENTS:
+            if self._linking.waiting is not None:
+                await self._linking.answer(self._console, line)
+            elif command.startswith("/") and command not in FOR_AGENTS:
                 self._console.print(Text(f"> {line.strip()}", style="dim"))
                 await self._command(command, rest.strip())
             elif line.strip():
@@ -225,8 +231,12 @@ class Terminal:
             case "/who":
                 for user in await self._conversation.participants():
                     self._console.print(f"  {user}")
+            case "/devices":
+                await self._linking.show(self._console)
+            case "/link" if rest:
+                await self._linking.begin(self._console, rest)
             case _:
-                if command not in ("/help", "/attach"):
+                if command not in ("/help", "/attach", "/link"):
                     self._console.print(f"There is no {escape(command)}. There are:")
                 for line in HELP:
                     self._console.print(f"  {line}", markup=False)
