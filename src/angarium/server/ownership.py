@@ -25,7 +25,9 @@ class Ownership:
             self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             self.name = self._take(self._handle)
         except OSError as error:
-            raise StoreUnwritable(f"{path}: {error.strerror}") from None
+            raise StoreUnwritable(
+                f"{folder}: {error.strerror}; make it writable or set another `data`"
+            ) from None
 
     @staticmethod
     def _take(handle: int) -> str:
