@@ -32,7 +32,7 @@ from angarium.errors import (
     StoreUnwritable,
     Unavailable,
 )
-from angarium.ids import ConversationId, DeviceId, UserId, check_user_id
+from angarium.ids import ConversationId, UserId, check_user_id
 from angarium.keys.directory import Keys
 from angarium.kms.local import open_kms
 from angarium.kms.sealer import DataKeySealer, open_sealer
@@ -180,7 +180,7 @@ class Node:
             directory=store.directory,
             bus=self.bus,
             clock=self.clock,
-            authenticate=self._authenticate,
+            authenticate=self.tokens.authenticate,
             limiter=self._limit,
             event_rate=self._event_rate,
             node_id=self.owner[:8],
@@ -207,9 +207,6 @@ class Node:
             well_known=WellKnown(self.websocket_url, self.gateway_user, version("angarium")),
         )
         return api_routers(parts)
-
-    def _authenticate(self, token: str, device: DeviceId) -> UserId:
-        return self.tokens.verify(token).user
 
     def _limit(self, user: UserId) -> float:
         """The product's own devices are limited where their messages come in."""

@@ -17,6 +17,7 @@ from angarium.bus.local import LocalBus
 from angarium.clock import SystemClock
 from angarium.errors import PortInUse
 from angarium.ids import ConversationId, DeviceId, UserId
+from angarium.messaging.connection import Authenticated
 from angarium.messaging.service import Messaging
 from angarium.model.conversation import Participant
 from angarium.model.device import Device
@@ -124,7 +125,7 @@ def on_node(folder: Path, scenario: Callable[[Node], Awaitable[None]], loop: str
             directory=store.directory,
             bus=bus,
             clock=clock,
-            authenticate=lambda token, device: UserId(token),
+            authenticate=lambda token, device: Authenticated(UserId(token)),
         )
         await messaging.start()
         await server.start()

@@ -2,11 +2,21 @@
 
 import math
 from collections import deque
+from dataclasses import dataclass
 
 from angarium.ids import DeviceId, UserId
 from angarium.protocol.codec import Codec
 from angarium.protocol.frames import Send, ServerFrame
 from angarium.protocol.server_side import ServerSide
+
+
+@dataclass(frozen=True, slots=True)
+class Authenticated:
+    """Whose token it is, and when it expires (0: never)."""
+
+    user: UserId
+    expires_ms: int = 0
+
 
 NOBODY = UserId("")
 NO_DEVICE = DeviceId("")

@@ -13,7 +13,7 @@ from angarium.clock import Clock
 from angarium.errors import AngariumError, Forbidden, Unauthenticated, Unavailable
 from angarium.ids import ConversationId, DeviceId, UserId
 from angarium.limits import HELLOS_AT_ONCE, HELLOS_WAITING
-from angarium.messaging.connection import Connection
+from angarium.messaging.connection import Authenticated, Connection
 from angarium.messaging.conversations import DeviceLists
 from angarium.messaging.delivery import Delivery
 from angarium.messaging.hub import Hub
@@ -22,7 +22,7 @@ from angarium.protocol.server_side import State
 from angarium.storage.contract import Conversations, MessageLog
 
 log_lines = logging.getLogger("angarium.messaging")
-Authenticate = Callable[[str, DeviceId], UserId]
+Authenticate = Callable[[str, DeviceId], Authenticated]
 
 
 class Greeter:
@@ -89,7 +89,9 @@ class Greeter:
             if hello is None:
                 continue
             try:
-                users[connection] = self._authenticate(hello.tok, DeviceId(hello.dev))
+                found = self._authenticate(hello.tok, DeviceId(hello.dev))
+                users[connection] = found.user
+                self._bound(connection, found.expires_ms)
             except AngariumError as error:
                 self._hub.refuse(connection, error)
             except Exception as error:
@@ -106,6 +108,12 @@ class Greeter:
                 why = "the device is not registered and signed for this user"
                 self._hub.refuse(connection, Forbidden(why))
         return known
+
+    def _bound(self, connection: Connection, expires_ms: int) -> None:
+        """The connection lasts no longer than its token."""
+        if expires_ms:
+            left_s = (expires_ms - self._clock.now_ms()) / 1000
+            connection.machine.expires_s = self._clock.monotonic_s() + left_s
 
     async def _check_devices(
         self, users: dict[Connection, UserId], *, fresh: bool

@@ -49,9 +49,10 @@ from angarium.storage.contract import Conversations, Directory, MessageLog, Rece
 class Messaging:
     """Assembles the parts and owns their tasks. `start`, then `drain` or not, then `stop`.
 
-    `authenticate(token, device)` returns the user or raises Unauthenticated, TokenExpired or
-    Forbidden. `limiter(user)` is asked once for each send: 0 = go, seconds = slow down, raises
-    RateLimited. `event_rate(user)` bounds what is told and forgotten, for each connection.
+    `authenticate(token, device)` says whose token it is and when it ends, or raises
+    Unauthenticated, TokenExpired or Forbidden. `limiter(user)` is asked once for each send:
+    0 = go, seconds = slow down, raises RateLimited. `event_rate(user)` bounds what is told and
+    forgotten, for each connection.
     `head_check=False` switches off the periodic comparison of heads; only tests do that, to
     show that a lost last doorbell is then never noticed.
     """

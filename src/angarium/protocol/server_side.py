@@ -6,6 +6,7 @@ One machine serves one connection. Its shell carries effects out in order, repor
 them, and delivers what `backlog` wants.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import assert_never
@@ -15,6 +16,7 @@ from angarium.errors import (
     Busy,
     Malformed,
     Refused,
+    TokenExpired,
     Unauthenticated,
     UnsupportedVersion,
 )
@@ -106,6 +108,7 @@ class ServerSide:
         "_unsynced",
         "backlog",
         "draining",
+        "expires_s",
         "features",
         "heard_s",
         "hello",
@@ -115,6 +118,7 @@ class ServerSide:
     def __init__(self, now_s: float) -> None:
         self.state = State.AWAITING_HELLO
         self.draining = False
+        self.expires_s = math.inf  # When the token ends, and with it the connection.
         self.hello: Hello | None = None
         self.features: frozenset[str] = frozenset()
         self.backlog = Backlog()
@@ -414,6 +418,8 @@ class ServerSide:
             return self.refuse(Unauthenticated("no hello in time")) if late else []
         if self.state is State.CLOSED:
             return []
+        if now_s >= self.expires_s:
+            return self.refuse(TokenExpired("the bearer token has expired; get a new one"))
         if silent_s >= DEAD_AFTER_S:
             return self.hang_up(CLOSE_NO_PONG, "no pong")
         if now_s - self._pinged_s < PING_EVERY_S:

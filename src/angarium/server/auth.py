@@ -11,13 +11,15 @@ import jwt
 
 from angarium.clock import Clock, SystemClock
 from angarium.errors import (
+    Forbidden,
     Malformed,
     Misconfigured,
     StoreUnwritable,
     TokenExpired,
     Unauthenticated,
 )
-from angarium.ids import UserId, check_user_id
+from angarium.ids import DeviceId, UserId, check_user_id
+from angarium.messaging.connection import Authenticated
 
 AUDIENCE = "angarium"
 ALGORITHM = "HS256"
@@ -31,10 +33,17 @@ LOCAL_TOKEN_TTL_S = 30 * 24 * 3600.0
 @dataclass(frozen=True, slots=True)
 class Principal:
     """A known user and what the token allows: `user`, `admin` (operators), `service` (the
-    product's own devices), `identity` (may replace a master key)."""
+    product's own devices), `identity` (may replace a master key). Without `user` or `service`
+    it does not act as the user."""
 
     user: UserId
     scopes: frozenset[str]
+    expires_ms: int = 0
+
+    def check_acts(self) -> None:
+        """Raises Forbidden where the token does not allow acting as the user."""
+        if not self.scopes & {"user", "service"}:
+            raise Forbidden("this needs a token with the scope user")
 
 
 class Tokens:
@@ -86,7 +95,13 @@ class Tokens:
             raise Unauthenticated("the bearer token is wrong")
         if self._clock.now_ms() >= expires_s * 1000:
             raise TokenExpired("the bearer token has expired; get a new one")
-        return Principal(user, frozenset(map(str, scopes)) & SCOPES)
+        return Principal(user, frozenset(map(str, scopes)) & SCOPES, expires_s * 1000)
+
+    def authenticate(self, token: str, device: DeviceId) -> Authenticated:
+        """Who connects a device. Raises Unauthenticated, TokenExpired, Forbidden."""
+        principal = self.verify(token)
+        principal.check_acts()
+        return Authenticated(principal.user, principal.expires_ms)
 
 
 def load_or_make_secret(folder: Path) -> bytes:

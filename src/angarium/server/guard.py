@@ -23,7 +23,12 @@ class Guard:
         self._tokens, self._limiter, self._sleep = tokens, limiter, sleep
 
     async def check(self, request: Request) -> None:
-        """Raises Unauthenticated, TokenExpired, RateLimited; waits when slowed."""
+        """Who acts as the user. Raises Unauthenticated, TokenExpired, Forbidden, RateLimited;
+        waits when slowed."""
+        await self._check_rate(request)
+        caller(request).check_acts()
+
+    async def _check_rate(self, request: Request) -> None:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer":
             raise Unauthenticated("a bearer token is missing")
@@ -36,8 +41,8 @@ class Guard:
                 await self._sleep(wait_s)
 
     async def check_admin(self, request: Request) -> None:
-        """As `check`, and the token has the scope `admin`. Raises Forbidden."""
-        await self.check(request)
+        """As `check`, of a token with the scope `admin`, whatever else it allows."""
+        await self._check_rate(request)
         if "admin" not in caller(request).scopes:
             raise Forbidden("this needs a token with the scope admin")
 

@@ -8,6 +8,7 @@ from angarium.bus.local import LocalBus
 from angarium.clock import ManualClock
 from angarium.errors import TokenExpired, Unauthenticated
 from angarium.ids import ConversationId, DeviceId, UserId
+from angarium.messaging.connection import Authenticated
 from angarium.messaging.engine import MemoryEngine
 from angarium.messaging.service import Messaging
 from angarium.model.conversation import Participant
@@ -33,12 +34,12 @@ TALK = ConversationId("0192f000-0000-7000-8000-000000000001")
 OTHER = ConversationId("0192f000-0000-7000-8000-000000000002")
 
 
-def authenticate(token: str, device: DeviceId) -> UserId:
+def authenticate(token: str, device: DeviceId) -> Authenticated:
     if token == "expired":
         raise TokenExpired("the token was valid once")
     if not token.startswith("@"):
         raise Unauthenticated("the token is wrong")
-    return UserId(token)
+    return Authenticated(UserId(token))
 
 
 def key_of(n: int) -> str:

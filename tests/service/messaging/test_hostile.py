@@ -7,6 +7,7 @@ import msgspec
 from angarium.errors import Unauthenticated
 from angarium.ids import ConversationId, DeviceId, UserId
 from angarium.limits import EVENTS_BURST_S, EVENTS_PER_S, SEND_BUFFER_BYTES_CUT
+from angarium.messaging.connection import Authenticated
 from angarium.model.conversation import Head
 from angarium.model.message import StoredMessage
 from angarium.protocol.frames import Ack, Err, Evt, Get, Hello, Ok, Part, Sealed, SyncEnd
@@ -113,7 +114,7 @@ def test_a_defect_while_serving_one_client_loses_no_frame_of_another() -> None:
 
 
 def test_an_odd_token_does_not_send_the_whole_batch_of_hellos_away() -> None:
-    def odd(token: str, device: DeviceId) -> UserId:
+    def odd(token: str, device: DeviceId) -> Authenticated:
         if token == "odd":
             raise RecursionError
         return authenticate(token, device)

@@ -12,6 +12,7 @@ from angarium.errors import NotFound, Unavailable
 from angarium.ids import ConversationId, DeviceId, UserId, new_device_id, uuid7
 from angarium.keys.directory import Keys
 from angarium.kms.sealer import DataKeySealer
+from angarium.messaging.connection import Authenticated
 from angarium.messaging.engine import MemoryEngine, MemoryLink
 from angarium.messaging.service import Messaging
 from angarium.model.conversation import Participant
@@ -166,7 +167,7 @@ class World:
             directory=store.directory,
             bus=self.bus,
             clock=CLOCK,
-            authenticate=lambda token, device: UserId(token),
+            authenticate=lambda token, device: Authenticated(UserId(token)),
         )
         self.sealer = DataKeySealer(bytes(32))
         self.connectors: dict[DeviceId, MemoryConnector] = {}

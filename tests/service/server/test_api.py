@@ -61,6 +61,18 @@ def test_an_expired_token_says_so(run: Any) -> None:
     run(scenario)
 
 
+@pytest.mark.parametrize("scopes", [("admin",), ("identity",), ("admin", "identity"), ()])
+def test_a_token_of_an_operator_alone_does_not_act_as_the_user(
+    run: Any, scopes: tuple[str, ...]
+) -> None:
+    async def scenario(api: Any) -> None:
+        for path in ("/v1/conversations", "/v1/keys/count?device=X", f"/v1/blobs/{'0' * 36}"):
+            answer = await api.call("GET", path, scopes=scopes)
+            assert (answer.status_code, code(answer)) == (403, "forbidden"), path
+
+    run(scenario)
+
+
 def test_over_the_rate_a_principal_is_refused_and_services_are_not(run: Any) -> None:
     async def scenario(api: Any) -> None:
         first = await api.call("GET", "/v1/conversations")

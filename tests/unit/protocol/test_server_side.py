@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from angarium.errors import Malformed, StaleDevices, TooLarge, Unavailable
+from angarium.errors import Malformed, StaleDevices, TokenExpired, TooLarge, Unavailable
 from angarium.model.conversation import Head
 from angarium.model.message import Accepted
 from angarium.protocol.codec import Codec, JsonCodec, MsgpackCodec, UnknownFrame
@@ -352,3 +352,21 @@ def test_errors_tell_what_a_client_needs() -> None:
         ["A"],
         ["B"],
     )
+
+
+def test_a_connection_ends_with_its_token() -> None:
+    machine = up()
+    machine.expires_s = 20.0
+    assert machine.tick(19.9) == []
+    effects = machine.tick(20.0)
+    assert [frame.code for frame in written(effects)] == [TokenExpired.code]
+    assert closed(effects) == [4101]
+    assert machine.tick(21.0) == []
+
+
+def test_a_token_that_expires_while_the_hello_waits_is_refused_too() -> None:
+    machine = ServerSide(0.0)
+    machine.receive([Hello(1, "DEVICE", "token")], 0.0)
+    machine.expires_s = 5.0
+    assert closed(machine.tick(5.0)) == [4101]
+    assert machine.welcome([(C, Head(1, 0))], sid="s", node="n", now_ms=1) == []

@@ -6,7 +6,8 @@ import jwt
 import pytest
 
 from angarium.clock import ManualClock
-from angarium.errors import Malformed, Misconfigured, TokenExpired, Unauthenticated
+from angarium.errors import Forbidden, Malformed, Misconfigured, TokenExpired, Unauthenticated
+from angarium.ids import DeviceId
 from angarium.server.auth import SECRET_FILE, Tokens, load_or_make_secret, mint_token
 
 SECRET = b"s" * 32
@@ -36,6 +37,15 @@ def test_a_minted_token_names_its_user_and_scopes(tokens: Tokens) -> None:
     principal = tokens.verify(tokens.mint(USER, 60, ["user", "admin"]))
 
     assert (principal.user, principal.scopes) == (USER, {"user", "admin"})
+
+
+def test_only_users_and_services_may_be_greeted(tokens: Tokens, clock: ManualClock) -> None:
+    for scopes in (["user"], ["service"], ["user", "admin"]):
+        known = tokens.authenticate(tokens.mint(USER, 60, scopes), DeviceId("ADAONE"))
+        assert (known.user, known.expires_ms) == (USER, clock.now_ms() // 1000 * 1000 + 60_000)
+    for scopes in (["admin"], ["identity"], ["admin", "identity"], []):
+        with pytest.raises(Forbidden):
+            tokens.authenticate(tokens.mint(USER, 60, scopes), DeviceId("ADAONE"))
 
 
 def test_a_token_expires_on_the_clock_given(tokens: Tokens, clock: ManualClock) -> None:

@@ -8,6 +8,7 @@ from angarium.bus.contract import Bus
 from angarium.errors import Unavailable
 from angarium.ids import DeviceId, UserId
 from angarium.keys.directory import Keys
+from angarium.messaging.connection import Authenticated
 from angarium.messaging.engine import MemoryEngine
 from angarium.messaging.service import Messaging
 from angarium.protocol.codec import Codec, MsgpackCodec
@@ -97,9 +98,9 @@ def token_of(user: UserId) -> str:
     return f"token of {user}"
 
 
-def authenticate(token: str, device: DeviceId) -> UserId:
+def authenticate(token: str, device: DeviceId) -> Authenticated:
     """Tokens are not what is tested here."""
-    return UserId(token.removeprefix("token of "))
+    return Authenticated(UserId(token.removeprefix("token of ")))
 
 
 class SimulatedConnector:
