@@ -72,6 +72,7 @@ APPEND_ATTEMPTS = 16  # Lost races for a sequence, then Unavailable.
 
 PARTICIPANTS_MAX = 64  # Of a conversation. Over it: Refused.
 DEVICES_PER_USER_MAX = 16  # Over it: Refused; remove a device first.
+CONVERSATIONS_PER_USER_MAX = 1000  # Of a person; one hello names them all. Over it: Refused.
 CONVERSATIONS_PER_HELLO_MAX = 1000  # Cursors in one hello. Over it: Malformed.
 
 # Prekeys.
@@ -104,6 +105,9 @@ BLOB_CHUNK_BYTES = 1024 * 1024
 FILE_READ_BYTES_MAX = 32 * 1024 * 1024  # Read whole by an agent. Over it: TooLarge.
 BLOB_KEPT_S = 30 * 24 * 3600
 BLOB_UPLOAD_OPEN_S = 24 * 3600  # An unfinished upload is dropped then.
+BLOBS_OPEN_PER_USER_MAX = 32  # Unfinished uploads. Over it: Refused.
+BLOB_BYTES_PER_USER_MAX = 1024**3  # Kept or begun. Over it: Refused.
+BLOB_BYTES_COUNTED_MIN = 64 * 1024  # A smaller attachment counts as this large.
 
 # Ephemeral events (typing, presence, parts) are dropped first; nothing waits for them.
 EVENT_BYTES_MAX = 64 * 1024

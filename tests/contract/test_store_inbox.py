@@ -3,11 +3,14 @@ from typing import Any
 
 import pytest
 
-from angarium.errors import Forbidden, Malformed, NotFound, TooLarge
+from angarium.errors import Forbidden, Malformed, NotFound, Refused, TooLarge
 from angarium.limits import (
+    BLOB_BYTES_COUNTED_MIN,
     BLOB_BYTES_MAX,
+    BLOB_BYTES_PER_USER_MAX,
     BLOB_CHUNK_BYTES,
     BLOB_UPLOAD_OPEN_S,
+    BLOBS_OPEN_PER_USER_MAX,
     COMMAND_KEY_KEPT_S,
 )
 from angarium.storage.contract import AuditEntry, Blob
@@ -242,5 +245,54 @@ def test_expired_attachments_and_abandoned_uploads_are_dropped(with_store: Any) 
         assert await blobs.expire(day_ms) == 1
         assert [await blobs.find(n) for n in ("old", "abandoned")] == [None, None]
         assert await blobs.read_chunk("kept", 0) == b"x"
+
+    with_store(scenario)
+
+
+def test_a_user_has_so_many_uploads_open_and_no_more(with_store: Any) -> None:
+    async def scenario(opened: Any) -> None:
+        async def open_one(number: int, store: Any, **changes: Any) -> bool:
+            try:
+                await store.blobs.open(blob(id=f"b-{number}", chunks=1, **changes))
+            except Refused:
+                return False
+            return True
+
+        stores = [opened.store, opened.other]
+        tries = range(BLOBS_OPEN_PER_USER_MAX + 4)
+        taken = await asyncio.gather(*(open_one(n, stores[n % 2]) for n in tries))
+        assert sum(taken) == BLOBS_OPEN_PER_USER_MAX
+        first = taken.index(True)
+        assert await open_one(first, opened.store)  # Known: how far has it come?
+        assert await open_one(900, opened.store, owner="@bob:angarium")
+        assert not await open_one(901, opened.store)
+        await opened.store.blobs.put_chunk(f"b-{first}", 0, b"0123456789")
+        assert await open_one(902, opened.other)
+
+    with_store(scenario)
+
+
+def test_the_bytes_of_a_user_are_bounded_and_small_ones_count_too(with_store: Any) -> None:
+    async def scenario(opened: Any) -> None:
+        blobs = opened.store.blobs
+
+        async def open_one(number: int, size: int, **changes: Any) -> Blob:
+            chunks = -(-size // BLOB_CHUNK_BYTES)
+            found = await blobs.open(
+                blob(size, chunks, id=f"b-{number}", expires_ms=5000, **changes)
+            )
+            assert isinstance(found, Blob)
+            return found
+
+        whole = BLOB_BYTES_PER_USER_MAX // BLOB_BYTES_MAX
+        for number in range(whole - 1):
+            await open_one(number, BLOB_BYTES_MAX)
+        await open_one(100, BLOB_BYTES_MAX - BLOB_BYTES_COUNTED_MIN)
+        with pytest.raises(Refused):
+            await open_one(101, BLOB_BYTES_COUNTED_MIN + 1)
+        await open_one(102, 1)
+        with pytest.raises(Refused):
+            await open_one(103, 1, created_ms=4999)
+        await open_one(104, 1, created_ms=5000)  # What has expired counts no more.
 
     with_store(scenario)

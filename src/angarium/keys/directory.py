@@ -39,6 +39,7 @@ UNSIGNED_FIELDS = ("signatures", "unsigned")
 SIGNATURE_BYTES = 64
 SIGNATURES_MAX = 8  # On one device, by its owner. More: Malformed.
 _MINUTE_S = 60.0
+_TOO_MANY_DEVICES = f"a user has at most {DEVICES_PER_USER_MAX} devices; remove one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,10 +231,8 @@ class Keys:
     async def _check_room(
         self, user: UserId, device: DeviceId, known: Device | None, added: int
     ) -> None:
-        if known is None:
-            listed = await self._list(user)
-            if listed and len(listed.devices) >= DEVICES_PER_USER_MAX:
-                raise Refused(f"a user has at most {DEVICES_PER_USER_MAX} devices; remove one")
+        if known is None and await self._count_devices(user) >= DEVICES_PER_USER_MAX:
+            raise Refused(_TOO_MANY_DEVICES)
         stored = await self._directory.count_one_time_keys(device) if added and known else 0
         if stored + added > ONE_TIME_KEYS_STORED_MAX:
             raise Refused(f"a device keeps at most {ONE_TIME_KEYS_STORED_MAX} one-time keys")
@@ -262,7 +261,15 @@ class Keys:
         if device != known:
             await self._directory.put_device(device)
             self._bus.publish([DevicesChanged(user)])
+        if known is None and await self._count_devices(user) > DEVICES_PER_USER_MAX:
+            # Others were added since `_check_room` looked.
+            await self.remove_device(user, device.id)
+            raise Refused(_TOO_MANY_DEVICES)
         return device
+
+    async def _count_devices(self, user: UserId) -> int:
+        listed = await self._list(user)
+        return len(listed.devices) if listed else 0
 
     async def _store_prekeys(
         self,

@@ -12,7 +12,7 @@ from angarium.bus.contract import Bus, Event, Joined, Left
 from angarium.clock import Clock
 from angarium.errors import Forbidden, KeyReused, Malformed, NotFound, Refused
 from angarium.ids import ConversationId, UserId, check_user_id, check_uuid, uuid7
-from angarium.limits import PARTICIPANTS_MAX
+from angarium.limits import CONVERSATIONS_PER_USER_MAX, PARTICIPANTS_MAX
 from angarium.model.conversation import Conversation
 from angarium.server.audit import AuditTrail
 from angarium.server.guard import Guard, caller
@@ -22,6 +22,8 @@ from angarium.storage.contract import Commands, Conversations, Receipts
 Json = dict[str, Any]
 STAGE = "conversations.create"
 KEY_CHARS_MAX = 200
+_TOO_MANY = f"a person takes part in at most {CONVERSATIONS_PER_USER_MAX} conversations"
+_FULL = f"a conversation has at most {PARTICIPANTS_MAX} participants"
 
 
 class NewConversation(BaseModel):
@@ -49,8 +51,9 @@ class ConversationRoutes:
         self._conversations, self._receipts, self._commands = conversations, receipts, commands
         self._bus, self._clock, self._roles = bus, clock, roles
         self._audit, self._guard = audit, guard
-        # Two devices of one user that ask at once must get one conversation.
-        self._creating = asyncio.Lock()
+        # Two devices of one user that ask at once must get one conversation, and what is
+        # counted must hold until it is written.
+        self._growing = asyncio.Lock()
 
     def router(self) -> APIRouter:
         router = self._guard.router("conversations")
@@ -75,7 +78,7 @@ class ConversationRoutes:
         user = caller(request).user
         users = sorted({*map(check_user_id, body.participants), user})
         if len(users) > PARTICIPANTS_MAX:
-            raise Refused(f"a conversation has at most {PARTICIPANTS_MAX} participants")
+            raise Refused(_FULL)
         asked = hashlib.sha256(json.dumps([users, body.id]).encode()).hexdigest()
         self._check_invited(user, users)
         stage, now_ms = f"{STAGE}/{user}", self._clock.now_ms()
@@ -118,11 +121,20 @@ class ConversationRoutes:
             self._check_invited(by, [added])
             if not conversation.has(added):
                 if len(conversation.participants) >= PARTICIPANTS_MAX:
-                    raise Refused(f"a conversation has at most {PARTICIPANTS_MAX} participants")
-                participant = self._roles.participant(added)
-                conversation = await self._conversations.add(conversation.id, participant)
-                self._bus.publish([Joined(conversation.id, added)])
+                    raise Refused(_FULL)
+                async with self._growing:
+                    conversation = await self._add(conversation.id, added)
         return shape_of(conversation)
+
+    async def _add(self, id: ConversationId, added: UserId) -> Conversation:
+        await self._check_room([added])
+        found = await self._conversations.add(id, self._roles.participant(added))
+        if len(found.participants) > PARTICIPANTS_MAX:
+            # Others were added since the caller looked.
+            await self._conversations.remove(id, added)
+            raise Refused(_FULL)
+        self._bus.publish([Joined(id, added)])
+        return found
 
     async def remove(self, request: Request, id: str, user: str) -> Json:
         """Leave, or (persons) remove another participant."""
@@ -151,7 +163,7 @@ class ConversationRoutes:
         self, user: UserId, users: list[UserId], id: str | None
     ) -> Conversation:
         wanted = ConversationId(check_uuid(id)) if id else None
-        async with self._creating:
+        async with self._growing:
             if wanted:
                 found = await self._conversations.find(wanted)
             else:
@@ -169,6 +181,14 @@ class ConversationRoutes:
         if contacts and self._roles.of(by) == "person":
             raise Forbidden("contacts of a channel are not brought in by others")
 
+    async def _check_room(self, users: list[UserId]) -> None:
+        """Raises Refused when a person among them takes part in too many conversations."""
+        for user in users:
+            if self._roles.of(user) == "person":
+                listed = await self._conversations.list_of(user)
+                if len(listed) >= CONVERSATIONS_PER_USER_MAX:
+                    raise Refused(_TOO_MANY)
+
     async def _create(
         self, user: UserId, wanted: ConversationId | None, users: list[UserId]
     ) -> Conversation:
@@ -177,6 +197,7 @@ class ConversationRoutes:
         now_ms = self._clock.now_ms()
         id = wanted or ConversationId(uuid7(now_ms))
         async with self._audit.command(user, "conversation.create", id):
+            await self._check_room(users)
             participants = [self._roles.participant(member) for member in users]
             created = await self._conversations.create(id, participants, now_ms)
         joined: list[Event] = [Joined(created.id, member) for member in users]

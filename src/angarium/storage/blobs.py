@@ -7,8 +7,15 @@ leaves only an unnamed file, which `check` reports.
 import sqlite3
 from dataclasses import dataclass
 
-from angarium.errors import Forbidden, Malformed, NotFound, TooLarge
-from angarium.limits import BLOB_BYTES_MAX, BLOB_CHUNK_BYTES, BLOB_UPLOAD_OPEN_S
+from angarium.errors import Forbidden, Malformed, NotFound, Refused, TooLarge
+from angarium.limits import (
+    BLOB_BYTES_COUNTED_MIN,
+    BLOB_BYTES_MAX,
+    BLOB_BYTES_PER_USER_MAX,
+    BLOB_CHUNK_BYTES,
+    BLOB_UPLOAD_OPEN_S,
+    BLOBS_OPEN_PER_USER_MAX,
+)
 from angarium.storage.chunks import Chunks, chunk_digest, chunk_name
 from angarium.storage.contract import Blob
 from angarium.storage.sqlite.commits import Commits
@@ -35,6 +42,7 @@ class FileBlobs:
                 if earlier.owner != blob.owner:
                     raise Forbidden("this attachment is another owner's")
                 return earlier
+            _check_room(connection, blob)
             connection.execute(
                 "INSERT INTO blobs VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (blob.id, blob.owner, blob.conversation, blob.size, blob.chunks,
@@ -135,6 +143,21 @@ def _find(connection: sqlite3.Connection, blob: str) -> Blob | None:
         created_ms=created_ms,
         expires_ms=expires_ms,
     )
+
+
+def _check_room(connection: sqlite3.Connection, blob: Blob) -> None:
+    """Raises Refused when the owner has too much already."""
+    least = BLOB_BYTES_COUNTED_MIN
+    held_bytes, unfinished = connection.execute(
+        "SELECT coalesce(sum(max(size, ?)), 0), coalesce(sum("
+        "chunks > (SELECT count(*) FROM blob_chunks WHERE blob = blobs.id)), 0)"
+        " FROM blobs WHERE owner = ? AND expires_ms > ?",
+        (least, blob.owner, blob.created_ms),
+    ).fetchone()
+    if unfinished >= BLOBS_OPEN_PER_USER_MAX:
+        raise Refused(f"at most {BLOBS_OPEN_PER_USER_MAX} uploads at once; finish one first")
+    if held_bytes + max(blob.size, least) > BLOB_BYTES_PER_USER_MAX:
+        raise Refused("your attachments are too large together; older ones expire")
 
 
 def _get(connection: sqlite3.Connection, blob: str) -> Blob:

@@ -432,7 +432,13 @@ class Blobs(Protocol):
 
     async def open(self, blob: Blob) -> Blob:
         """Begin an upload, or return the one begun under this id. Raises Forbidden when the id
-        is another owner's."""
+        is another owner's.
+
+        Raises Refused, also for calls at once, when a new one were one more than
+        BLOBS_OPEN_PER_USER_MAX incomplete ones of this owner, or all of the owner's together
+        over BLOB_BYTES_PER_USER_MAX, each counted as BLOB_BYTES_COUNTED_MIN at least. What
+        expires at `created_ms` or before does not count.
+        """
         ...
 
     async def put_chunk(self, blob: str, index: int, chunk: bytes) -> Blob:
