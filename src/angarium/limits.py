@@ -52,6 +52,8 @@ HELLOS_WAITING = 1024
 # Heads are compared so that a lost last doorbell is found (seconds).
 HEAD_CHECK_BUS_S = 5.0  # Own doorbells are rung again.
 HEAD_CHECK_STORE_S = 5.0  # Conversations of connected devices, many in one query.
+HEAD_CHECK_DEAF_S = 1.0  # The same, while the bus does not hear other nodes.
+RECHECK_EVERY_S = 1.0  # At most, however often the bus is lost and found.
 RELIST_EVERY_S = 30.0  # And which conversations connected users take part in.
 
 # Drain.
@@ -184,3 +186,24 @@ STORE_OPEN_ATTEMPTS = 20  # Another process creates the file meanwhile; then Una
 # Housekeeping of a node. Webhooks are kept for deduplication as long as providers repeat them.
 HOUSEKEEPING_EVERY_S = 600.0
 WEBHOOK_KEPT_S = 8 * 24 * 3600
+
+# Bus over Redis. What does not fit is forgotten, the oldest first: doorbells may be lost.
+BUS_WAITING_EVENTS = 16_384
+BUS_WAITING_BYTES_MAX = 16 * 1024 * 1024
+BUS_BATCH_EVENTS = 512  # In one PUBLISH; the rest goes with the next one.
+BUS_BATCH_BYTES_MAX = 512 * 1024
+BUS_SEND_WAIT_S = 2.0  # A command without an answer has failed then.
+BUS_OPEN_WAIT_S = 3.0  # A node starts without Redis after this wait, and hears it later.
+BUS_PING_EVERY_S = 3.0  # A silent subscription is asked; silent for two of these: dead.
+BUS_RECONNECT_MIN_S = 0.1  # Full jitter, doubling from here ...
+BUS_RECONNECT_MAX_S = 2.0  # ... to here.
+BUS_TOPICS_CLUSTER = 8  # Of a Redis cluster: all nodes must agree. One server has one topic.
+
+# Connection registry.
+NODE_LEASE_S = 10.0  # A node that does not renew is taken for dead then.
+NODE_LEASE_RENEW_S = 3.0
+REGISTRY_KEPT_S = 3600  # Entries that no node refreshes are forgotten by the server.
+REGISTRY_REFRESH_S = 600.0  # Each node writes its own entries again.
+REGISTRY_IN_TIME_S = RECONNECT_MIN_S  # An epoch that took longer displaces nobody.
+REGISTRY_ENDED_MAX = 20_000  # Ends of connections not yet told; the oldest is forgotten.
+REGISTRY_AT_ONCE = 16  # Commands of one node under way; the others wait their turn.

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from angarium.ids import ConversationId, UserId
+from angarium.ids import ConversationId, DeviceId, UserId
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,21 @@ class Left:
     user: UserId
 
 
-Event = Appended | Ephemeral | DevicesChanged | Joined | Left
+@dataclass(frozen=True, slots=True)
+class Displaced:
+    """`device` has a connection of `epoch` now; its older ones, wherever, are to be closed.
+
+    Epochs come from the connection registry and grow for each device.
+    """
+
+    user: UserId
+    device: DeviceId
+    epoch: int
+
+
+Event = Appended | Ephemeral | DevicesChanged | Joined | Left | Displaced
 Listener = Callable[[list[Event]], None]
+OnResubscribed = Callable[[], None]
 
 
 class Bus(Protocol):
@@ -64,9 +77,12 @@ class Bus(Protocol):
         """Hand events over; returns at once, raises nothing, may lose them."""
         ...
 
-    def subscribe(self, listener: Listener) -> Callable[[], None]:
+    def subscribe(
+        self, listener: Listener, on_resubscribed: OnResubscribed | None = None
+    ) -> Callable[[], None]:
         """Call `listener` with batches of events, on the loop; the publisher's own too.
 
-        Returns the way to stop.
+        `on_resubscribed` is called on the loop each time the bus hears other nodes again after
+        it did not: what was said meanwhile is lost, so ask the store. Returns the way to stop.
         """
         ...

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-from angarium.bus.contract import Event, Listener
+from angarium.bus.contract import Event, Listener, OnResubscribed
 
 
 class LocalBus:
@@ -19,7 +19,10 @@ class LocalBus:
             asyncio.get_running_loop().call_soon(self._deliver)
         self._pending.extend(events)
 
-    def subscribe(self, listener: Listener) -> Callable[[], None]:
+    def subscribe(
+        self, listener: Listener, on_resubscribed: OnResubscribed | None = None
+    ) -> Callable[[], None]:
+        """`on_resubscribed` is never called: nothing is ever missed."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 

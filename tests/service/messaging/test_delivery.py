@@ -45,7 +45,7 @@ class DeafBus:
     def publish(self, events: list[object]) -> None:
         self.published += events
 
-    def subscribe(self, listener: object) -> object:
+    def subscribe(self, listener: object, on_resubscribed: object = None) -> object:
         return lambda: None
 
 

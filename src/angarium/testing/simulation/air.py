@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from angarium.bus.contract import Event, Listener
+from angarium.bus.contract import Event, Listener, OnResubscribed
 from angarium.testing.simulation.loop import Process, VirtualLoop
 
 
@@ -68,7 +68,9 @@ class Port:
         if self.process.alive:
             self.air.carry(events)
 
-    def subscribe(self, listener: Listener) -> Callable[[], None]:
+    def subscribe(
+        self, listener: Listener, on_resubscribed: OnResubscribed | None = None
+    ) -> Callable[[], None]:
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
