@@ -32,7 +32,9 @@ class Connection:
     __slots__ = (
         "codec",
         "device",
+        "displaced_epoch",
         "drained_bytes",
+        "epoch",
         "events_left",
         "events_s",
         "joined",
@@ -55,6 +57,7 @@ class Connection:
         self.reading = False
         self.written_bytes = self.drained_bytes = 0
         self.moved_s = 0.0
+        self.epoch = self.displaced_epoch = 0  # Of the connection registry; 0: not known.
         self.events_left, self.events_s = math.inf, 0.0  # Filled at the first event.
 
     def encode(self, frame: ServerFrame) -> bytes:

@@ -1,6 +1,7 @@
 """The messaging service of one node: connections, log, delivery. It never sees plaintext."""
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from typing import assert_never
 
@@ -8,13 +9,15 @@ from angarium.bus.contract import (
     Appended,
     Bus,
     DevicesChanged,
+    Displaced,
     Ephemeral,
     Event,
     Joined,
     Left,
 )
+from angarium.bus.registry import Registry
 from angarium.clock import Clock
-from angarium.errors import AngariumError, Forbidden, Replaced, Unavailable
+from angarium.errors import AngariumError, Forbidden, Unavailable
 from angarium.ids import ConversationId, UserId
 from angarium.limits import (
     DRAIN_CONNECTIONS_PER_S,
@@ -22,7 +25,9 @@ from angarium.limits import (
     DRAIN_SPREAD_S_MAX,
     EVENTS_PER_S,
     HEAD_CHECK_BUS_S,
+    HEAD_CHECK_DEAF_S,
     HEAD_CHECK_STORE_S,
+    RECHECK_EVERY_S,
     RELIST_EVERY_S,
     RELISTED_USERS_MAX,
 )
@@ -31,6 +36,7 @@ from angarium.messaging.chores import Chores
 from angarium.messaging.connection import Connection
 from angarium.messaging.conversations import Answer, DeviceLists, Roster, Rosters
 from angarium.messaging.delivery import Delivery
+from angarium.messaging.displacement import Displacement
 from angarium.messaging.engine import Engine
 from angarium.messaging.events import EventRate, Events
 from angarium.messaging.figures import Figures
@@ -54,7 +60,9 @@ class Messaging:
     0 = go, seconds = slow down, raises RateLimited. `event_rate(user)` bounds what is told and
     forgotten, for each connection.
     `head_check=False` switches off the periodic comparison of heads; only tests do that, to
-    show that a lost last doorbell is then never noticed.
+    show that a lost last doorbell is then never noticed. With a `registry`, a device's newer
+    connection on another node displaces the older one here. While `bus_hears` says no, heads
+    are compared with the store each HEAD_CHECK_DEAF_S.
     """
 
     def __init__(
@@ -72,18 +80,20 @@ class Messaging:
         event_rate: EventRate = lambda user: EVENTS_PER_S,
         node_id: str = "node",
         head_check: bool = True,
+        registry: Registry | None = None,
+        bus_hears: Callable[[], bool] = lambda: True,
     ) -> None:
         self.figures = Figures()
         self.is_ready = False
         self._bus, self._clock, self._conversations = bus, clock, conversations
-        self._head_check = head_check
+        self._head_check, self._bus_hears = head_check, bus_hears
         self._chores = Chores()
         self._recent = Recent()
         self._loops: list[asyncio.Task[None]] = []
         self._unsubscribe: Callable[[], None] = lambda: None
         self._announced: dict[ConversationId, Appended] = {}
         self._bus_check_due_s = self._store_check_due_s = self._relist_due_s = 0.0
-        self._checking = False
+        self._checking, self._checked_s = False, -math.inf
         self._relisted = 0
         self._empty = asyncio.Event()
         self._hub = Hub(
@@ -108,21 +118,27 @@ class Messaging:
             figures=self.figures,
             recent=self._recent,
         )
+        self._displacement = Displacement(self._hub, bus, registry, self._chores, clock)
+        self._open_doors(log, authenticate, limiter, event_rate, node_id)
+
+    def _open_doors(
+        self,
+        log: MessageLog,
+        authenticate: Authenticate,
+        limiter: Limiter | None,
+        event_rate: EventRate,
+        node_id: str,
+    ) -> None:
+        """What lets events, sends and hellos in."""
         self._events = Events(
             hub=self._hub,
             delivery=self._delivery,
-            bus=bus,
+            bus=self._bus,
             fold=self._fold,
             figures=self.figures,
-            clock=clock,
+            clock=self._clock,
             rate=event_rate,
         )
-        self._open_doors(log, authenticate, limiter, node_id)
-
-    def _open_doors(
-        self, log: MessageLog, authenticate: Authenticate, limiter: Limiter | None, node_id: str
-    ) -> None:
-        """What lets sends and hellos in."""
         self._sending = Sending(
             hub=self._hub,
             rosters=self._rosters,
@@ -151,7 +167,7 @@ class Messaging:
         self._bus_check_due_s = now_s + HEAD_CHECK_BUS_S
         self._store_check_due_s = now_s + HEAD_CHECK_STORE_S
         self._relist_due_s = now_s + RELIST_EVERY_S
-        self._unsubscribe = self._bus.subscribe(self._told)
+        self._unsubscribe = self._bus.subscribe(self._told, self.recheck)
         self._loops = [
             self._chores.start(self._appender.run(), "messaging.append"),
             self._chores.start(self._fold.run(), "messaging.receipts"),
@@ -184,6 +200,7 @@ class Messaging:
     async def stop(self) -> None:
         """Store what was taken, close what is open, end every task. Safe to repeat."""
         self.is_ready = False
+        self._displacement.stop()
         self._appender.close()
         self._fold.close()
         await asyncio.gather(*self._loops, return_exceptions=True)
@@ -225,16 +242,14 @@ class Messaging:
                 self._hub.refuse(connection, Unavailable("this node goes away", 1000))
 
     def _welcomed(self, connection: Connection) -> None:
-        for other in list(self._hub.of_user(connection.user)):
-            older = other.device == connection.device and other.number < connection.number
-            if older and not other.machine.draining:
-                self._hub.refuse(other, Replaced("a newer connection of this device took over"))
+        self._displacement.came(connection)
         self._events.came(connection)
         if not self.is_ready:
             # Its hello came just before the drain began.
             self._hub.perform(connection, connection.machine.go_away(0.0, DRAIN_GRACE_S))
 
     def _gone(self, connection: Connection) -> None:
+        self._displacement.went(connection)
         self._events.went(connection)
         self._delivery.gone(connection)
         if not len(self._hub):
@@ -285,6 +300,8 @@ class Messaging:
                     self._told_appended(event)
                 case Ephemeral():
                     self._events.told(event)
+                case Displaced():
+                    self._displacement.told(event)
                 case DevicesChanged():
                     self._rosters.drop_user(event.user)
                     if any(True for _ in self._hub.of_user(event.user)):
@@ -345,6 +362,17 @@ class Messaging:
 
     # --- heads are compared -------------------------------------------------------------------
 
+    def recheck(self) -> None:
+        """Doorbells may have been missed: compare heads now, at most once in RECHECK_EVERY_S.
+
+        Call it when a peer is lost; the bus does when it hears again.
+        """
+        due_s = max(self._clock.monotonic_s(), self._checked_s + RECHECK_EVERY_S)
+        self._bus_check_due_s = min(self._bus_check_due_s, due_s)
+        self._store_check_due_s = min(self._store_check_due_s, due_s)
+        self._relist_due_s = min(self._relist_due_s, due_s)
+        self._tick()
+
     def _tick(self) -> None:
         now_s = self._clock.monotonic_s()
         if not self._head_check:
@@ -355,9 +383,13 @@ class Messaging:
             announced, self._announced = self._announced, {}
             if announced:
                 self._bus.publish(list(announced.values()))
+        if not self._bus_hears():
+            self._store_check_due_s = min(
+                self._store_check_due_s, self._checked_s + HEAD_CHECK_DEAF_S
+            )
         if now_s >= self._store_check_due_s and not self._checking:
             self._store_check_due_s = now_s + HEAD_CHECK_STORE_S
-            self._checking = True
+            self._checking, self._checked_s = True, now_s
             self._chores.start(self._check_heads(), "messaging.heads")
 
     async def _check_heads(self) -> None:
