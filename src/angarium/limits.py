@@ -207,3 +207,13 @@ REGISTRY_REFRESH_S = 600.0  # Each node writes its own entries again.
 REGISTRY_IN_TIME_S = RECONNECT_MIN_S  # An epoch that took longer displaces nobody.
 REGISTRY_ENDED_MAX = 20_000  # Ends of connections not yet told; the oldest is forgotten.
 REGISTRY_AT_ONCE = 16  # Commands of one node under way; the others wait their turn.
+
+# Cluster store.
+MONGO_CALL_S = 5.0  # One call with its retries, fail-overs included. Over it: Unavailable.
+MONGO_HEARTBEAT_MS = 1000  # A new primary is noticed at least this often.
+MONGO_RETRY_MIN_S = 0.02  # Pauses between tries double from here ...
+MONGO_RETRY_MAX_S = 0.5  # ... to here.
+MONGO_RACE_S = 0.004  # A lost race for a sequence waits up to this long, doubling ...
+MONGO_RACE_MAX_S = 0.1  # ... to here.
+MONGO_ROUNDS_AT_ONCE = 8  # Groups of appends in flight; the rest waits and forms larger ones.
+MONGO_CONNECTIONS_MAX = 64  # To each server. Over it calls wait their turn.

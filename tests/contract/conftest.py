@@ -1,12 +1,16 @@
 """Every adapter of the storage contract, so that one suite tests them all.
 
-A new adapter is one more line in ADAPTERS: a function that opens it in an empty folder.
+A new adapter is one more line in ADAPTERS: a function that opens it in an empty place. That is
+a folder, unless PLACES names a fixture that gives another one.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import os
+import uuid
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +19,51 @@ import pytest
 from angarium.clock import ManualClock
 from angarium.storage.contract import Store
 from angarium.storage.sqlite.store import open_sqlite
+from angarium.testing.mongo import COMMAND, MongoServer, find_server
 
-ADAPTERS: dict[str, Callable[[Path, ManualClock], Awaitable[Any]]] = {
+
+async def open_fresh_mongo(uri: str, clock: ManualClock, **options: Any) -> Any:
+    """A store over a database of its own, which is dropped when the store is closed."""
+    from angarium.storage.mongo.store import open_mongo
+
+    opened = await open_mongo(uri, clock, database=f"t_{uuid.uuid4().hex}", **options)
+    close = opened.close
+
+    async def drop_and_close() -> None:
+        await opened._link.client.drop_database(opened._link.name)
+        await close()
+
+    opened.close = drop_and_close  # type: ignore[method-assign]
+    return opened
+
+
+ADAPTERS: dict[str, Callable[[Any, ManualClock], Awaitable[Any]]] = {
+    "mongo": open_fresh_mongo,
     "sqlite-file": lambda folder, clock: open_sqlite(folder, clock),
     "sqlite-file-inline": lambda folder, clock: open_sqlite(folder, clock, inline=True),
     "sqlite-memory": lambda _, clock: open_sqlite(None, clock),
     "sqlite-memory-inline": lambda _, clock: open_sqlite(None, clock, inline=True),
 }
+PLACES = {"mongo": "mongo_uri"}
+
+
+@pytest.fixture(scope="session")
+def mongo_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """MONGODB_URI, else a server of the tests' own. Neither: skipped here, a failure in CI."""
+    if "MONGODB_URI" in os.environ:
+        yield os.environ["MONGODB_URI"]
+        return
+    if find_spec("pymongo") is None or find_server() is None:
+        sentence = f"no MongoDB: set MONGODB_URI, or install pymongo and SecantusDB ({COMMAND})"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(sentence)
+    server = MongoServer(tmp_path_factory.mktemp("mongo"))
+    yield server.uri
+    server.close()
+
+
+@pytest.fixture
+def fresh_mongo() -> Callable[..., Awaitable[Any]]:
+    return open_fresh_mongo
 
 
 @dataclass
@@ -39,11 +81,13 @@ Scenario = Callable[[Opened], Awaitable[None]]
 @pytest.fixture(params=sorted(ADAPTERS))
 def with_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Scenario], None]:
     """Runs a scenario over a fresh store."""
+    name = PLACES.get(request.param)
+    place = request.getfixturevalue(name) if name else tmp_path / "store"
 
     async def run(scenario: Scenario) -> None:
         clock = ManualClock()
         async with AsyncExitStack() as stack:
-            first = await ADAPTERS[request.param](tmp_path / "store", clock)
+            first = await ADAPTERS[request.param](place, clock)
             stack.push_async_callback(first.close)
             second = await first.second()
             stack.push_async_callback(second.close)

@@ -1,0 +1,336 @@
+"""Group append: runs of many conversations at once, one run of a conversation at a time.
+
+One insert makes message, key and sequence atomic, and the unique indexes decide who gets a
+sequence. Inside a conversation inserts are ordered, so what is stored is always a prefix;
+single messages of many conversations share one unordered insert. No timer sizes a group.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pymongo
+from pymongo.errors import BulkWriteError
+
+from angarium.clock import Clock
+from angarium.errors import AngariumError, Busy, NotFound, Unavailable
+from angarium.ids import ConversationId
+from angarium.limits import (
+    APPEND_ATTEMPTS,
+    APPEND_BATCH_MESSAGES,
+    APPEND_QUEUE_MESSAGES,
+    MONGO_RACE_MAX_S,
+    MONGO_RACE_S,
+    MONGO_ROUNDS_AT_ONCE,
+)
+from angarium.model.message import AppendResult, NewMessage, NotAccepted
+from angarium.storage.mongo.faults import FAILURES, translate, verdict_of, verdict_of_code
+from angarium.storage.mongo.heads import Heads, Marks
+from angarium.storage.mongo.link import Link
+from angarium.storage.mongo.placing import (
+    Earlier,
+    Known,
+    Place,
+    Row,
+    Run,
+    odd_devices,
+    plan,
+    settle,
+)
+
+
+@dataclass(slots=True)
+class Tally:
+    """Figures since opening, for metrics."""
+
+    rounds: int = 0
+    runs: int = 0
+    messages: int = 0
+    races_lost: int = 0
+    failures: int = 0
+
+
+@dataclass(slots=True)
+class _Part:
+    """What one caller wants of one conversation."""
+
+    messages: list[NewMessage]
+    waiter: asyncio.Future[list[AppendResult]]
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """A run with its rows, and what came of inserting them."""
+
+    run: Run
+    known: Known
+    rows: list[Row]
+    stored: int = 0
+    error: AngariumError | None = None
+
+    def note(self, code: int, stored: int) -> None:
+        """A write failed after `stored` of the rows were written."""
+        self.stored = stored
+        verdict = verdict_of_code(code)
+        if verdict not in ("taken", "race", "again"):
+            self.error = translate(pymongo.errors.OperationFailure("", code))
+
+
+@dataclass(slots=True)
+class _Lane:
+    """A conversation's queue in this process."""
+
+    waiting: deque[_Part] = field(default_factory=deque)
+    busy: bool = False
+
+
+class Appends:
+    """Places messages. Raises Busy when too many wait; everything else is a result."""
+
+    def __init__(self, link: Link, clock: Clock, heads: Heads, marks: Marks) -> None:
+        self._link, self._clock = link, clock
+        self._heads, self._marks = heads, marks
+        self._lanes: dict[ConversationId, _Lane] = {}
+        self._ready: deque[ConversationId] = deque()
+        self._rounds = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._pumping = False
+        self.tally = Tally()
+        self.waiting = 0
+        self.closing = False
+
+    async def append(self, batch: Sequence[NewMessage]) -> list[AppendResult]:
+        """Results in the order of the batch. Messages of one conversation keep their order."""
+        if self.closing:
+            raise Unavailable("the store is closed")
+        if self.waiting + len(batch) > max(APPEND_QUEUE_MESSAGES, len(batch)):
+            raise Busy("too many messages wait for the store", after_ms=200)
+        places: dict[ConversationId, list[int]] = {}
+        for position, message in enumerate(batch):
+            places.setdefault(message.conversation, []).append(position)
+        loop = asyncio.get_running_loop()
+        parts = [
+            _Part([batch[n] for n in each], loop.create_future()) for each in places.values()
+        ]
+        for name, part in zip(places, parts, strict=True):
+            self._enqueue(name, part)
+        results: list[AppendResult] = [NotAccepted(Unavailable())] * len(batch)
+        # A caller that is cancelled leaves its parts: a run is never torn.
+        for part, each in zip(parts, places.values(), strict=True):
+            for position, result in zip(each, await part.waiter, strict=True):
+                results[position] = result
+        return results
+
+    async def close(self) -> None:
+        """Take nothing new and finish what waits."""
+        self.closing = True
+        while self._tasks or self._ready:
+            self._pump()
+            if self._tasks:
+                await asyncio.wait(self._tasks)
+
+    # --- who is next ---
+
+    def _enqueue(self, name: ConversationId, part: _Part) -> None:
+        self.waiting += len(part.messages)
+        lane = self._lanes.setdefault(name, _Lane())
+        lane.waiting.append(part)
+        if len(lane.waiting) == 1 and not lane.busy:
+            self._ready.append(name)
+        if not self._pumping:
+            self._pumping = True
+            asyncio.get_running_loop().call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._pumping = False
+        while self._ready and self._rounds < MONGO_ROUNDS_AT_ONCE:
+            taken: list[tuple[Run, list[_Part]]] = []
+            room = APPEND_BATCH_MESSAGES
+            while self._ready and room > 0:
+                name = self._ready.popleft()
+                parts = self._take(self._lanes[name], room)
+                run = Run(name, [message for part in parts for message in part.messages])
+                room -= len(run.messages)
+                taken.append((run, parts))
+            self._rounds += 1
+            self._own(self._round(taken))
+
+    def _take(self, lane: _Lane, room: int) -> list[_Part]:
+        lane.busy = True
+        parts = [lane.waiting.popleft()]
+        room -= len(parts[0].messages)
+        while lane.waiting and len(lane.waiting[0].messages) <= room:
+            parts.append(lane.waiting.popleft())
+            room -= len(parts[-1].messages)
+        return parts
+
+    def _release(self, name: ConversationId) -> None:
+        lane = self._lanes[name]
+        lane.busy = False
+        if lane.waiting:
+            self._ready.append(name)
+        else:
+            del self._lanes[name]
+        self._pump()
+
+    def _own(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- a round ---
+
+    async def _round(self, taken: list[tuple[Run, list[_Part]]]) -> None:
+        self.tally.rounds += 1
+        self.tally.runs += len(taken)
+        now_s = asyncio.get_running_loop().time
+        deadline_s = now_s() + self._link.call_s
+        open_, pause_s = taken, MONGO_RACE_S
+        for attempt in range(APPEND_ATTEMPTS):
+            runs = [run for run, _ in open_]
+            try:
+                await self._attempt(runs, careful=attempt > 0, left_s=deadline_s - now_s())
+            except Exception as error:
+                # A fault of ours or a value that cannot be stored: these runs fail alone.
+                for run in runs:
+                    run.refuse(NotAccepted(_known_error(error)))
+            for run, parts in open_:
+                if run.done:
+                    self._end(run, parts)
+            open_ = [(run, parts) for run, parts in open_ if not run.done]
+            if not open_ or now_s() + pause_s >= deadline_s:
+                break
+            await asyncio.sleep(pause_s * self._link.jitter())
+            pause_s = min(MONGO_RACE_MAX_S, pause_s * 2)
+        for run, parts in open_:
+            run.refuse(NotAccepted(Unavailable("no free sequence was found", after_ms=200)))
+            self._end(run, parts)
+        self._rounds -= 1
+        self._pump()
+
+    def _end(self, run: Run, parts: list[_Part]) -> None:
+        """The next run of the conversation begins while this one's head is being marked."""
+        self._own(self._finish(run, parts))
+        self._release(run.conversation)
+
+    async def _finish(self, run: Run, parts: list[_Part]) -> None:
+        """Raise the head the conversation names, then tell the callers."""
+        results: list[AppendResult] = [each for each in run.results if each is not None]
+        try:
+            await self._cover(run)
+        except Exception as error:
+            results = [NotAccepted(_known_error(error))] * len(run.messages)
+        self.tally.messages += len(results)
+        start = 0
+        for part in parts:
+            self.waiting -= len(part.messages)
+            if not part.waiter.done():
+                part.waiter.set_result(results[start : start + len(part.messages)])
+            start += len(part.messages)
+
+    async def _cover(self, run: Run) -> None:
+        top = run.top
+        if not top:
+            return
+        known = (await self._heads.load([run.conversation]))[run.conversation]
+        if top > known.mark:
+            await self._marks.cover(run.conversation, top)
+            known.mark = max(known.mark, top)
+
+    async def _attempt(self, runs: list[Run], *, careful: bool, left_s: float) -> None:
+        loaded = await self._heads.load(run.conversation for run in runs)
+        for run in runs:
+            if run.conversation not in loaded:
+                run.refuse(NotAccepted(NotFound("no such conversation")))
+        live = [(run, loaded[run.conversation]) for run in runs if not run.done]
+        found = await asyncio.gather(
+            *(self._look(run, known, careful=careful) for run, known in live)
+        )
+        attempts = []
+        for (run, known), earlier in zip(live, found, strict=True):
+            attempts.append(
+                _Attempt(run, known, plan(run, known, earlier, self._clock.now_ms()))
+            )
+        await self._insert(attempts, left_s)
+        for each in attempts:
+            settle(each.run, each.known, each.rows, each.stored)
+            if each.error is not None:
+                self.tally.failures += 1
+                each.run.refuse(NotAccepted(each.error))
+            elif not each.run.done:
+                self.tally.races_lost += 1
+
+    async def _look(self, run: Run, known: Known, *, careful: bool) -> dict[Place, Earlier]:
+        """Read what the plan needs. `careful`: nothing that is remembered counts."""
+        name, first = run.conversation, {m.device: m.cs for m in reversed(run.open)}
+        if careful:
+            await self._heads.refresh(name, known)
+        unsure = set(first) if careful else odd_devices(known, run.open)
+        await asyncio.gather(
+            *(self._heads.count(name, known, device, first[device]) for device in unsure)
+        )
+        if not careful:
+            unsure = odd_devices(known, run.open)
+        found = await asyncio.gather(
+            *(
+                self._heads.earlier(name, dev, [m.key for m in run.open if m.device == dev])
+                for dev in unsure
+            )
+        )
+        return {place: earlier for each in found for place, earlier in each.items()}
+
+    # --- the inserts ---
+
+    async def _insert(self, attempts: list[_Attempt], left_s: float) -> None:
+        singles = [each for each in attempts if len(each.rows) == 1]
+        several = [each for each in attempts if len(each.rows) > 1]
+        work = [self._insert_run(each, left_s) for each in several]
+        if singles:
+            work.append(self._insert_singles(singles, left_s))
+        await asyncio.gather(*work)
+
+    async def _insert_run(self, attempt: _Attempt, left_s: float) -> None:
+        documents = [row.document for row in attempt.rows]
+        try:
+            with pymongo.timeout(max(0.01, left_s)):
+                await self._link["messages"].insert_many(documents, ordered=True)
+            attempt.stored = len(documents)
+        except BulkWriteError as error:
+            failed = error.details["writeErrors"]
+            if error.details.get("writeConcernErrors"):
+                # Written, but not (yet) by a majority: as if nothing were known.
+                attempt.note(error.details["writeConcernErrors"][0]["code"], 0)
+            elif failed:
+                attempt.note(failed[0]["code"], failed[0]["index"])
+        except FAILURES as error:
+            _note_failure([attempt], error)
+
+    async def _insert_singles(self, attempts: list[_Attempt], left_s: float) -> None:
+        """One message each of several conversations: none waits for another."""
+        documents = [each.rows[0].document for each in attempts]
+        for each in attempts:
+            each.stored = 1
+        try:
+            with pymongo.timeout(max(0.01, left_s)):
+                await self._link["messages"].insert_many(documents, ordered=False)
+        except BulkWriteError as error:
+            concerns = error.details.get("writeConcernErrors") or []
+            for each in attempts if concerns else ():
+                each.note(concerns[0]["code"], 0)
+            for failed in error.details["writeErrors"]:
+                attempts[failed["index"]].note(failed["code"], 0)
+        except FAILURES as error:
+            _note_failure(attempts, error)
+
+
+def _note_failure(attempts: list[_Attempt], error: Exception) -> None:
+    for each in attempts:
+        each.stored = 0
+        if verdict_of(error) not in ("taken", "race", "again"):
+            each.error = translate(error)
+
+
+def _known_error(error: Exception) -> AngariumError:
+    return error if isinstance(error, AngariumError) else Unavailable("the append failed")

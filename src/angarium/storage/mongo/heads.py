@@ -1,0 +1,142 @@
+"""Heads: what is known of each conversation, and the mark each conversation's document keeps.
+
+A conversation's document names a head that every acknowledged message is covered by: an append
+is acknowledged only after the mark was raised. So the heads of many conversations are one
+query, and the newest message is found from the mark on, not from the beginning.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Iterable
+
+from pymongo import UpdateOne
+
+from angarium.errors import AngariumError
+from angarium.ids import ConversationId, DeviceId, MessageKey
+from angarium.limits import STORE_CONVERSATIONS_CACHED
+from angarium.model.conversation import Head
+from angarium.storage.mongo.link import Link
+from angarium.storage.mongo.placing import Earlier, Known
+
+_SHOWN_EARLIER = {"seq": 1, "key": 1, "hash": 1, "at": 1, "purged_ms": 1}
+
+
+class Heads:
+    """The newest of everything, asked of the majority and remembered."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._known: OrderedDict[ConversationId, Known] = OrderedDict()
+
+    async def load(self, names: Iterable[ConversationId]) -> dict[ConversationId, Known]:
+        """What is known of each conversation that exists; the unknown ones are looked up."""
+        wanted = set(names)
+        found = {name: self._known[name] for name in wanted if name in self._known}
+        for name in found:
+            self._known.move_to_end(name)
+        missing = wanted - found.keys()
+        if missing:
+            documents = await self._link.list(
+                "conversations", {"_id": {"$in": list(missing)}}, {"epoch": 1, "head": 1},
+                bounded=False,
+            )  # fmt: skip
+            for each in documents:
+                # Maybe behind what nobody acknowledged; then the first insert meets it.
+                loaded = Known(each["epoch"], each["head"], each["head"])
+                found[each["_id"]] = self._known.setdefault(each["_id"], loaded)
+            while len(self._known) > STORE_CONVERSATIONS_CACHED:
+                self._known.popitem(last=False)
+        return found
+
+    async def refresh(self, name: ConversationId, known: Known) -> None:
+        """Raise the head to the newest message a majority has."""
+        known.head = max(known.head, await self._newest({"c": name}, "seq", known.head))
+
+    async def count(
+        self, name: ConversationId, known: Known, device: DeviceId, hint: int = 0
+    ) -> None:
+        """Raise the device's counter to the highest stored one. A good `hint` (the counter it
+        is about to use) makes it cheap."""
+        place, at = {"c": name, "dev": device}, known.counters.get(device, 0)
+        newest = await self._newest(place, "cs", max(at, hint - 1) - 1)
+        if not newest and hint - 1 > at:
+            newest = await self._newest(place, "cs", at)
+        known.counters[device] = max(known.counters.get(device, 0), newest)
+
+    async def newest_counter(self, name: ConversationId, device: DeviceId) -> int:
+        known = self._known.get(name)
+        at = known.counters.get(device, 0) if known else 0
+        return await self._newest({"c": name, "dev": device}, "cs", at - 1)
+
+    async def earlier(
+        self, name: ConversationId, device: DeviceId, keys: Iterable[MessageKey]
+    ) -> dict[tuple[DeviceId, MessageKey], Earlier]:
+        """The stored messages of these keys."""
+        documents = await self._link.list(
+            "messages", {"c": name, "dev": device, "key": {"$in": list(keys)}}, _SHOWN_EARLIER,
+            bounded=False,
+        )  # fmt: skip
+        return {
+            (device, d["key"]): Earlier(d["_id"], d["seq"], d["hash"], d["at"], d["purged_ms"])
+            for d in documents
+        }
+
+    async def list(self, names: Iterable[ConversationId]) -> dict[ConversationId, Head]:
+        """The marked heads, in one query."""
+        documents = await self._link.list(
+            "conversations",
+            {"_id": {"$in": list(set(names))}},
+            {"epoch": 1, "head": 1, "floor": 1},
+        )
+        return {d["_id"]: Head(d["epoch"], d["head"], d["floor"]) for d in documents}
+
+    async def _newest(self, place: dict[str, str], field: str, above: int) -> int:
+        documents = await self._link.list(
+            "messages", {**place, field: {"$gt": above}}, {"_id": 0, field: 1},
+            sort=[(field, -1)], documents_max=1, bounded=False,
+        )  # fmt: skip
+        return int(documents[0][field]) if documents else 0
+
+
+class Marks:
+    """Raises the heads that conversations name. One write in flight; what arrives joins the
+    next, so a busy conversation costs few of them."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._waiting: dict[ConversationId, int] = {}
+        self._next: asyncio.Task[AngariumError | None] | None = None
+        self._turn = asyncio.Lock()
+        self._tasks: set[asyncio.Task[AngariumError | None]] = set()
+
+    async def cover(self, conversation: ConversationId, sequence: int) -> None:
+        """Returns once the document's head is at least `sequence`. Raises Unavailable."""
+        self._waiting[conversation] = max(self._waiting.get(conversation, 0), sequence)
+        if self._next is None:
+            self._next = asyncio.create_task(self._write(), name="store heads")
+            self._tasks.add(self._next)
+            self._next.add_done_callback(self._tasks.discard)
+        error = await asyncio.shield(self._next)
+        if error is not None:
+            raise error
+
+    async def close(self) -> None:
+        """Finish what was begun."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _write(self) -> AngariumError | None:
+        async with self._turn:
+            self._next, heads, self._waiting = None, self._waiting, {}
+            changes = [
+                UpdateOne({"_id": name}, {"$max": {"head": head}})
+                for name, head in heads.items()
+            ]
+            conversations = self._link["conversations"]
+            try:
+                await self._link.call(
+                    lambda: conversations.bulk_write(changes, ordered=False), bounded=False
+                )
+            except AngariumError as error:
+                return error
+            return None

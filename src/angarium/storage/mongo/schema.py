@@ -1,0 +1,205 @@
+"""Collections, indexes, validation and shard keys; created idempotently by `migrate`.
+
+A unique index of a sharded collection must begin with the whole shard key; `SHARD_KEYS` says
+which key each collection is sharded by, and a test holds every index to it. TTL indexes only
+clean up: whoever reads checks the age.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pymongo import IndexModel
+from pymongo.errors import CollectionInvalid, OperationFailure
+
+from angarium.errors import SchemaMismatch
+from angarium.limits import COMMAND_KEY_KEPT_S, WEBHOOK_KEPT_S
+from angarium.storage.mongo.link import Document, Link
+
+SCHEMA_VERSION = 1
+
+SHARD_KEYS: Mapping[str, tuple[str, ...]] = {
+    "messages": ("c",),
+    "conversations": ("_id",),
+    "receipts": ("conversation",),
+    "devices": ("_id",),
+    "device_lists": ("_id",),
+    "one_time_keys": ("device",),
+    "fallback_keys": ("_id",),
+    "records": ("scope",),
+    "turns": ("conversation",),
+    "deliveries": ("_id",),
+    "leases": ("_id",),
+    "webhooks": ("channel", "event"),
+    "audit": ("_id",),
+    "commands": ("_id",),
+    "blobs": ("_id",),
+    "blob_chunks": ("blob",),
+    "meta": ("_id",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """Ascending over `fields`; `only` restricts it, `ttl_s` drops what is older."""
+
+    fields: tuple[str, ...]
+    unique: bool = False
+    only: Mapping[str, Any] | None = None
+    ttl_s: int | None = None
+
+    @property
+    def name(self) -> str:
+        return "by_" + "_".join(field.replace(".", "_") for field in self.fields)
+
+    def model(self) -> IndexModel:
+        options: dict[str, Any] = {"name": self.name}
+        if self.unique:
+            options["unique"] = True
+        if self.only is not None:
+            options["partialFilterExpression"] = dict(self.only)
+        if self.ttl_s is not None:
+            options["expireAfterSeconds"] = self.ttl_s
+        return IndexModel([(field, 1) for field in self.fields], **options)
+
+
+_OPEN = {"open": True}
+
+INDEXES: Mapping[str, tuple[Index, ...]] = {
+    "messages": (
+        Index(("c", "seq"), unique=True),
+        Index(("c", "dev", "key"), unique=True),
+        Index(("c", "dev", "cs"), unique=True),
+    ),
+    "conversations": (Index(("participants.user", "created_ms")),),
+    "receipts": (Index(("conversation", "user"), unique=True),),
+    "devices": (Index(("user",)),),
+    "one_time_keys": (
+        Index(("device", "key_id"), unique=True),
+        Index(("device", "made")),
+    ),
+    "records": (Index(("scope", "key"), unique=True),),
+    "turns": (
+        Index(("conversation", "sequence"), unique=True),
+        Index(("owner", "conversation", "sequence"), only=_OPEN),
+        Index(("state", "made")),
+        Index(("made",)),
+    ),
+    "deliveries": (
+        Index(("channel", "contact", "order", "made"), only=_OPEN),
+        Index(("channel", "provider_id"), only={"provider_id": {"$gt": ""}}),
+        Index(("contact", "order", "made")),
+        Index(("made",)),
+    ),
+    "webhooks": (
+        Index(("channel", "event"), unique=True),
+        Index(("state", "channel", "_id")),
+        Index(("finished_at",), ttl_s=WEBHOOK_KEPT_S),
+    ),
+    "commands": (Index(("stored_at",), ttl_s=COMMAND_KEY_KEPT_S),),
+    "blobs": (Index(("expires_ms",)), Index(("complete", "created_ms"))),
+    "blob_chunks": (Index(("blob",)),),
+}
+
+_NUMBER = {"bsonType": ["int", "long"]}
+_COUNT = {"bsonType": ["int", "long"], "minimum": 1}
+_TEXT = {"bsonType": "string"}
+_BYTES = {"bsonType": "binData"}
+_FLAG = {"bsonType": "bool"}
+
+VALIDATION: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "messages": {
+        "c": _TEXT, "seq": _COUNT, "dev": _TEXT, "from": _TEXT, "key": _TEXT, "cs": _COUNT,
+        "kind": _TEXT, "at": _NUMBER, "hash": _BYTES, "to": {"bsonType": "object"},
+        "purged_ms": _NUMBER,
+    },
+    "conversations": {
+        "epoch": _COUNT, "floor": _COUNT, "head": _NUMBER, "created_ms": _NUMBER,
+        "participants": {"bsonType": "array"},
+    },
+    "records": {"scope": _TEXT, "key": _TEXT, "rev": _COUNT, "blob": _BYTES},
+    "turns": {"conversation": _TEXT, "sequence": _COUNT, "state": _TEXT, "open": _FLAG},
+    "deliveries": {"channel": _TEXT, "contact": _TEXT, "state": _TEXT, "open": _FLAG},
+    "leases": {"owner": _TEXT, "epoch": _COUNT, "until_ms": _NUMBER},
+}  # fmt: skip
+"""Required fields and their types: a fault of ours is refused by the server, not stored."""
+
+
+def _validator(fields: Mapping[str, Mapping[str, Any]]) -> Document:
+    properties = {name: dict(kind) for name, kind in fields.items()}
+    shape = {"bsonType": "object", "required": list(fields), "properties": properties}
+    return {"$jsonSchema": shape}
+
+
+async def version_of(link: Link) -> int:
+    """The store's schema version; 0 when it has none yet."""
+    found = await link.find("meta", {"_id": "schema"})
+    return int(found["version"]) if found else 0
+
+
+async def check_version(link: Link) -> None:
+    """Raises SchemaMismatch, saying what to do, unless the store has exactly our version."""
+    version = await version_of(link)
+    if version < SCHEMA_VERSION:
+        raise SchemaMismatch(
+            f"the store has schema {version}, this program needs {SCHEMA_VERSION}: "
+            "run `angarium db migrate`"
+        )
+    if version > SCHEMA_VERSION:
+        raise SchemaMismatch(
+            f"the store has schema {version}, this program knows {SCHEMA_VERSION}: "
+            "install the newer Angarium"
+        )
+
+
+async def upgrade(link: Link) -> tuple[int, int]:
+    """Create what is missing; returns the versions before and after. Safe to repeat, and safe
+    from several nodes at once. Raises SchemaMismatch when the store is newer or an index of
+    ours exists with other options."""
+    before = await version_of(link)
+    if before > SCHEMA_VERSION:
+        await check_version(link)
+    there = set(await link.call(link.database.list_collection_names))
+    for name in SHARD_KEYS:
+        await _prepare(link, name, exists=name in there)
+    # Last: a store that names the version has all of it.
+    await link.call(
+        lambda: link["meta"].update_one(
+            {"_id": "schema"}, {"$max": {"version": SCHEMA_VERSION}}, upsert=True
+        )
+    )
+    return before, SCHEMA_VERSION
+
+
+async def _prepare(link: Link, name: str, *, exists: bool) -> None:
+    fields = VALIDATION.get(name)
+    options: Document = {"validator": _validator(fields)} if fields else {}
+
+    async def create() -> None:
+        try:
+            await link.database.create_collection(name, check_exists=False, **options)
+        except CollectionInvalid:
+            return
+        except OperationFailure as error:
+            if error.code != 48:  # NamespaceExists: another node was faster.
+                raise
+
+    if not exists and (options or name not in INDEXES):
+        await link.call(create)
+    elif options:
+        await link.call(lambda: link.database.command("collMod", name, **options))
+    models = [index.model() for index in INDEXES.get(name, ())]
+    if models:
+        await link.call(lambda: link[name].create_indexes(models))
+
+
+async def migrate(uri: str, *, database: str = "angarium") -> tuple[int, int]:
+    """Bring the database at `uri` to our schema; returns the versions before and after.
+
+    Raises Misconfigured, SchemaMismatch, StoreUnwritable or Unavailable.
+    """
+    link = Link(uri, database)
+    try:
+        return await upgrade(link)
+    finally:
+        await link.close()

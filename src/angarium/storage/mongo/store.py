@@ -1,0 +1,115 @@
+"""The cluster's store, put together: `open_mongo` is its only way in."""
+
+import secrets
+
+from bson import ObjectId
+
+from angarium.clock import Clock
+from angarium.errors import StoreUnwritable
+from angarium.limits import MONGO_CALL_S
+from angarium.storage.contract import Store
+from angarium.storage.mongo.appends import Appends
+from angarium.storage.mongo.blobs import MongoBlobs
+from angarium.storage.mongo.conversations import MongoConversations, MongoReceipts
+from angarium.storage.mongo.directory import MongoDirectory
+from angarium.storage.mongo.heads import Heads, Marks
+from angarium.storage.mongo.ids import Numbers
+from angarium.storage.mongo.inbox import MongoAudit, MongoCommands, MongoWebhooks
+from angarium.storage.mongo.leases import MongoLeases
+from angarium.storage.mongo.link import Link
+from angarium.storage.mongo.log import MongoLog
+from angarium.storage.mongo.schema import check_version, upgrade, version_of
+from angarium.storage.mongo.vault import MongoVault
+from angarium.storage.mongo.work import MongoOutbox, MongoTurns
+
+
+class MongoStore:
+    """All contracts over one MongoDB database. Made by `open_mongo` or `second`; `store` is
+    what the product uses."""
+
+    def __init__(self, link: Link, clock: Clock) -> None:
+        self._link, self._clock = link, clock
+        self._heads, self._marks = Heads(link), Marks(link)
+        self._appends = Appends(link, clock, self._heads, self._marks)
+        self._name = str(ObjectId())
+        self._closed = False
+        numbers = Numbers(clock, secrets.randbits)
+        self.store = Store(
+            log=MongoLog(link, self._appends, self._heads, clock),
+            conversations=MongoConversations(link),
+            receipts=MongoReceipts(link, self._heads),
+            directory=MongoDirectory(link),
+            vault=MongoVault(link),
+            turns=MongoTurns(link),
+            outbox=MongoOutbox(link),
+            leases=MongoLeases(link),
+            webhooks=MongoWebhooks(link, numbers),
+            audit=MongoAudit(link, numbers),
+            commands=MongoCommands(link),
+            blobs=MongoBlobs(link),
+        )
+
+    async def second(self) -> "MongoStore":
+        """Another store object over the same data with a connection and caches of its own, as a
+        second node would have. Close each."""
+        link = Link(self._link.uri, self._link.name, call_s=self._link.call_s)
+        return MongoStore(link, self._clock)
+
+    async def check(self) -> None:
+        """Prove that the store works now: a durable write, then a read that sees it.
+
+        Raises Unavailable, DiskFull or StoreUnwritable.
+        """
+        mark = ObjectId()
+        await self._link.call(
+            lambda: self._link["meta"].update_one(
+                {"_id": "checked"},
+                {"$set": {"mark": mark, "node": self._name}},
+                upsert=True,
+            )
+        )
+        found = await self._link.find("meta", {"_id": "checked"})
+        if found is None:
+            raise StoreUnwritable("the store does not show what was written to it")
+
+    def figures(self) -> dict[str, int]:
+        """Counters since opening, and what waits now; for metrics."""
+        tally = self._appends.tally
+        return {
+            "commits": tally.rounds,
+            "commit_failures": tally.failures,
+            "commit_parts": tally.runs,
+            "messages": tally.messages,
+            "races_lost": tally.races_lost,
+            "calls_repeated": self._link.retries,
+            "writes_waiting": self._appends.waiting,
+            "reads_waiting": self._link.waiting,
+        }
+
+    async def close(self) -> None:
+        """Finish what was begun, then close the connection. Safe to repeat."""
+        if self._closed:
+            return
+        self._closed = True
+        await self._appends.close()
+        await self._marks.close()
+        await self._link.close()
+
+
+async def open_mongo(
+    uri: str, clock: Clock, *, database: str = "angarium", call_s: float = MONGO_CALL_S
+) -> MongoStore:
+    """Open the store at `uri`; an empty database is prepared, an older one is not touched.
+
+    `call_s` bounds each call with its retries; over it: Unavailable. Raises Misconfigured,
+    SchemaMismatch, StoreUnwritable or Unavailable.
+    """
+    link = Link(uri, database, call_s=call_s)
+    try:
+        if not await version_of(link):
+            await upgrade(link)
+        await check_version(link)
+    except BaseException:
+        await link.close()
+        raise
+    return MongoStore(link, clock)
