@@ -210,10 +210,16 @@ REGISTRY_AT_ONCE = 16  # Commands of one node under way; the others wait their t
 
 # Cluster store.
 MONGO_CALL_S = 5.0  # One call with its retries, fail-overs included. Over it: Unavailable.
+MONGO_MIGRATE_CALL_S = 3600.0  # An index over a large collection takes its time.
+MONGO_CLOSE_S = 1.0  # Saying goodbye to a store that may be gone.
 MONGO_HEARTBEAT_MS = 1000  # A new primary is noticed at least this often.
 MONGO_RETRY_MIN_S = 0.02  # Pauses between tries double from here ...
 MONGO_RETRY_MAX_S = 0.5  # ... to here.
 MONGO_RACE_S = 0.004  # A lost race for a sequence waits up to this long, doubling ...
 MONGO_RACE_MAX_S = 0.1  # ... to here.
+MONGO_RACES_AT_ONCE = 4  # Races lost before a loser waits at all.
+MONGO_NEWER_MAX = 512  # Messages of other nodes read after a lost race; more: asked one by one.
+MONGO_RIVAL_S = 2.0  # After meeting another node's messages a winner waits for it this long ...
+MONGO_YIELD_MAX_S = 0.1  # ... at most this each time, so that nobody starves.
 MONGO_ROUNDS_AT_ONCE = 8  # Groups of appends in flight; the rest waits and forms larger ones.
 MONGO_CONNECTIONS_MAX = 64  # To each server. Over it calls wait their turn.

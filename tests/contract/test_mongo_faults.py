@@ -1,8 +1,11 @@
 """What the shared suite cannot ask: lost answers, new primaries, torn steps, zombies."""
 
 import asyncio
+import gc
 import os
-from collections.abc import Awaitable, Callable
+import random
+import warnings
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,6 +53,15 @@ async def converse(opened: Any, *names: str) -> None:
         await opened.store.conversations.create(name, [person], 0)
 
 
+def run_and_collect(scenario: Coroutine[Any, Any, None]) -> None:
+    """A connection that the driver was opening when it was closed stays with the collector:
+    here, where that is no failure of a later test."""
+    asyncio.run(scenario)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+
+
 @pytest.fixture
 def with_mongo(mongo_uri: str, fresh_mongo: Any) -> Callable[..., None]:
     """Runs a scenario over a fresh MongoStore."""
@@ -62,7 +74,7 @@ def with_mongo(mongo_uri: str, fresh_mongo: Any) -> Callable[..., None]:
             await heal(opened)
             await opened.close()
 
-    return lambda scenario, **options: asyncio.run(run(scenario, **options))
+    return lambda scenario, **options: run_and_collect(run(scenario, **options))
 
 
 async def fail(opened: Any, commands: list[str], times: int, **how: Any) -> None:
@@ -186,7 +198,7 @@ def test_a_store_that_is_gone_is_unavailable_in_time_and_comes_back(tmp_path: Pa
 
     server = MongoServer(tmp_path)
     try:
-        asyncio.run(scenario(server))
+        run_and_collect(scenario(server))
     finally:
         server.close()
 
@@ -379,3 +391,101 @@ def test_an_unusable_address_is_a_misconfiguration(uri: str) -> None:
         assert type(raised.value) is Misconfigured
 
     asyncio.run(scenario())
+
+
+# --- under fire ---
+
+
+def test_three_nodes_under_faults_leave_one_dense_log_and_every_retry_its_first_answer(
+    with_mongo: Any,
+) -> None:
+    async def scenario(opened: Any) -> None:
+        await converse(opened)
+        nodes = [opened, await opened.second(), await opened.second()]
+        dice = random.Random(11)
+        seen: dict[tuple[str, int], int] = {}
+
+        async def send(device: str) -> None:
+            for first in range(1, 25, 4):
+                batch = [message(cs, device) for cs in range(first, first + 4)]
+                accepted = 0
+                while accepted < 4 or dice.random() < 0.3:
+                    results = await dice.choice(nodes).store.log.append(batch)
+                    accepted = 0
+                    for sent, result in zip(batch, results, strict=True):
+                        if isinstance(result, Accepted):
+                            accepted += 1
+                            place = (device, sent.cs)
+                            assert seen.setdefault(place, result.sequence) == result.sequence
+
+        async def disturb() -> None:
+            concern = {"code": 64, "errmsg": "waiting for replication timed out"}
+            for _ in range(12):
+                how = dice.choice(
+                    [
+                        {"closeConnection": True},
+                        {"errorCode": 112},
+                        {"writeConcernError": concern},
+                    ]
+                )
+                await fail(
+                    opened, [dice.choice(["insert", "update"])], dice.randint(1, 3), **how
+                )
+                await asyncio.sleep(0.02)
+
+        devices = [f"DEVICE{n:02}" for n in range(8)]
+        await asyncio.gather(disturb(), *(send(device) for device in devices))
+        assert sorted(seen.values()) == list(range(1, 8 * 24 + 1))
+        read = await nodes[1].store.log.read("c", "R", 1, 1000, 1000)
+        assert [entry.sequence for entry in read] == list(range(1, 8 * 24 + 1))
+        for device in devices:
+            own = [(e.cs, e.sequence) for e in read if e.device == device]
+            assert own == [(cs, seen[device, cs]) for cs in range(1, 25)]
+        assert (await nodes[2].store.log.heads(["c"]))["c"].sequence == 8 * 24
+        for node in nodes[1:]:
+            await node.close()
+
+    with_mongo(scenario)
+
+
+def test_what_was_acknowledged_outlives_a_crash_of_the_server(tmp_path: Path) -> None:
+    if find_server() is None:
+        pytest.skip("this test kills its server: install SecantusDB")
+
+    async def scenario(server: MongoServer) -> None:
+        opened = await open_mongo(server.uri, ManualClock(), call_s=0.5)
+        await converse(opened)
+        acknowledged: dict[tuple[str, int], int] = {}
+        enough, stopping = asyncio.Event(), asyncio.Event()
+
+        async def send(device: str) -> None:
+            cs = 1
+            while not stopping.is_set():
+                (result,) = await opened.store.log.append([message(cs, device)])
+                if isinstance(result, Accepted):
+                    acknowledged[device, cs] = result.sequence
+                    cs += 1
+                if len(acknowledged) >= 40:
+                    enough.set()
+
+        tasks = [asyncio.create_task(send(f"DEVICE{n:02}")) for n in range(6)]
+        await enough.wait()
+        server.kill()
+        stopping.set()
+        await asyncio.gather(*tasks)
+        await opened.close()
+        server.start()
+        again = await open_mongo(server.uri, ManualClock())
+        read = await again.store.log.read("c", "R", 1, 1000, 1000)
+        assert [entry.sequence for entry in read] == list(range(1, len(read) + 1))
+        stored = {(entry.device, entry.cs): entry.sequence for entry in read}
+        assert acknowledged.items() <= stored.items()
+        head = (await again.store.log.heads(["c"]))["c"].sequence
+        assert head >= max(acknowledged.values())
+        await again.close()
+
+    server = MongoServer(tmp_path)
+    try:
+        run_and_collect(scenario(server))
+    finally:
+        server.close()

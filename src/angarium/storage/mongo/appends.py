@@ -11,9 +11,6 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import pymongo
-from pymongo.errors import BulkWriteError
-
 from angarium.clock import Clock
 from angarium.errors import AngariumError, Busy, NotFound, Unavailable
 from angarium.ids import ConversationId
@@ -23,22 +20,16 @@ from angarium.limits import (
     APPEND_QUEUE_MESSAGES,
     MONGO_RACE_MAX_S,
     MONGO_RACE_S,
+    MONGO_RACES_AT_ONCE,
+    MONGO_RIVAL_S,
     MONGO_ROUNDS_AT_ONCE,
+    MONGO_YIELD_MAX_S,
 )
 from angarium.model.message import AppendResult, NewMessage, NotAccepted
-from angarium.storage.mongo.faults import FAILURES, translate, verdict_of, verdict_of_code
 from angarium.storage.mongo.heads import Heads, Marks
+from angarium.storage.mongo.inserts import Attempt, insert
 from angarium.storage.mongo.link import Link
-from angarium.storage.mongo.placing import (
-    Earlier,
-    Known,
-    Place,
-    Row,
-    Run,
-    odd_devices,
-    plan,
-    settle,
-)
+from angarium.storage.mongo.placing import Earlier, Known, Place, Run, odd_devices, plan, settle
 
 
 @dataclass(slots=True)
@@ -58,24 +49,6 @@ class _Part:
 
     messages: list[NewMessage]
     waiter: asyncio.Future[list[AppendResult]]
-
-
-@dataclass(slots=True)
-class _Attempt:
-    """A run with its rows, and what came of inserting them."""
-
-    run: Run
-    known: Known
-    rows: list[Row]
-    stored: int = 0
-    error: AngariumError | None = None
-
-    def note(self, code: int, stored: int) -> None:
-        """A write failed after `stored` of the rows were written."""
-        self.stored = stored
-        verdict = verdict_of_code(code)
-        if verdict not in ("taken", "race", "again"):
-            self.error = translate(pymongo.errors.OperationFailure("", code))
 
 
 @dataclass(slots=True)
@@ -187,33 +160,40 @@ class Appends:
         self.tally.runs += len(taken)
         now_s = asyncio.get_running_loop().time
         deadline_s = now_s() + self._link.call_s
-        open_, pause_s = taken, MONGO_RACE_S
+        open_, pause_s, took_s = taken, MONGO_RACE_S, 0.0
         for attempt in range(APPEND_ATTEMPTS):
-            runs = [run for run, _ in open_]
-            try:
-                await self._attempt(runs, careful=attempt > 0, left_s=deadline_s - now_s())
-            except Exception as error:
-                # A fault of ours or a value that cannot be stored: these runs fail alone.
-                for run in runs:
-                    run.refuse(NotAccepted(_known_error(error)))
+            began_s = now_s()
+            await self._attempt([run for run, _ in open_], deadline_s)
+            took_s = now_s() - began_s
             for run, parts in open_:
                 if run.done:
-                    self._end(run, parts)
+                    self._end(run, parts, took_s)
             open_ = [(run, parts) for run, parts in open_ if not run.done]
             if not open_ or now_s() + pause_s >= deadline_s:
                 break
-            await asyncio.sleep(pause_s * self._link.jitter())
-            pause_s = min(MONGO_RACE_MAX_S, pause_s * 2)
+            # A race lost once is tried again at once: winners wait, or they would always win.
+            if attempt >= MONGO_RACES_AT_ONCE or any(r.state == "unsure" for r, _ in open_):
+                await asyncio.sleep(pause_s * self._link.jitter())
+                pause_s = min(MONGO_RACE_MAX_S, pause_s * 2)
         for run, parts in open_:
             run.refuse(NotAccepted(Unavailable("no free sequence was found", after_ms=200)))
-            self._end(run, parts)
+            self._end(run, parts, took_s)
         self._rounds -= 1
         self._pump()
 
-    def _end(self, run: Run, parts: list[_Part]) -> None:
+    def _end(self, run: Run, parts: list[_Part], took_s: float) -> None:
         """The next run of the conversation begins while this one's head is being marked."""
         self._own(self._finish(run, parts))
-        self._release(run.conversation)
+        known = self._heads.peek(run.conversation)
+        now_s = asyncio.get_running_loop().time()
+        if known is not None and now_s - known.rival_s < MONGO_RIVAL_S:
+            self._own(self._yield(run.conversation, min(MONGO_YIELD_MAX_S, 2 * took_s)))
+        else:
+            self._release(run.conversation)
+
+    async def _yield(self, name: ConversationId, pause_s: float) -> None:
+        await asyncio.sleep(pause_s)
+        self._release(name)
 
     async def _finish(self, run: Run, parts: list[_Part]) -> None:
         """Raise the head the conversation names, then tell the callers."""
@@ -239,32 +219,53 @@ class Appends:
             await self._marks.cover(run.conversation, top)
             known.mark = max(known.mark, top)
 
-    async def _attempt(self, runs: list[Run], *, careful: bool, left_s: float) -> None:
-        loaded = await self._heads.load(run.conversation for run in runs)
+    async def _attempt(self, runs: list[Run], deadline_s: float) -> None:
+        try:
+            loaded = await self._heads.load(run.conversation for run in runs)
+        except AngariumError as error:
+            for run in runs:
+                run.refuse(NotAccepted(error))
+            return
         for run in runs:
             if run.conversation not in loaded:
                 run.refuse(NotAccepted(NotFound("no such conversation")))
         live = [(run, loaded[run.conversation]) for run in runs if not run.done]
-        found = await asyncio.gather(
-            *(self._look(run, known, careful=careful) for run, known in live)
+        looked = await asyncio.gather(
+            *(self._look(run, known) for run, known in live), return_exceptions=True
         )
         attempts = []
-        for (run, known), earlier in zip(live, found, strict=True):
-            attempts.append(
-                _Attempt(run, known, plan(run, known, earlier, self._clock.now_ms()))
-            )
-        await self._insert(attempts, left_s)
+        for (run, known), found in zip(live, looked, strict=True):
+            if isinstance(found, BaseException):
+                # Nothing could be read, or a value that cannot be stored: it fails alone.
+                run.refuse(NotAccepted(_known_error(found)))
+            else:
+                rows = plan(run, known, found, self._clock.now_ms())
+                attempts.append(Attempt(run, known, rows))
+        left_s = deadline_s - asyncio.get_running_loop().time()
+        await insert(self._link["messages"], attempts, left_s)
         for each in attempts:
             settle(each.run, each.known, each.rows, each.stored)
+            each.run.state = "unsure" if each.unsure else "raced"
             if each.error is not None:
                 self.tally.failures += 1
                 each.run.refuse(NotAccepted(each.error))
             elif not each.run.done:
                 self.tally.races_lost += 1
 
-    async def _look(self, run: Run, known: Known, *, careful: bool) -> dict[Place, Earlier]:
-        """Read what the plan needs. `careful`: nothing that is remembered counts."""
+    async def _look(self, run: Run, known: Known) -> dict[Place, Earlier]:
+        """Read what the plan needs: nothing when every message is simply the next one."""
         name, first = run.conversation, {m.device: m.cs for m in reversed(run.open)}
+        found: dict[Place, Earlier] = {}
+        careful = run.state == "unsure"
+        if run.state == "raced":
+            # The first open message met somebody: at its sequence, its key or its counter.
+            met = run.open[0]
+            found, same_key = await asyncio.gather(
+                self._heads.newer(name, known),
+                self._heads.earlier(name, met.device, [met.key]),
+            )
+            found.update(same_key)
+            careful = not found
         if careful:
             await self._heads.refresh(name, known)
         unsure = set(first) if careful else odd_devices(known, run.open)
@@ -273,64 +274,15 @@ class Appends:
         )
         if not careful:
             unsure = odd_devices(known, run.open)
-        found = await asyncio.gather(
+        for each in await asyncio.gather(
             *(
                 self._heads.earlier(name, dev, [m.key for m in run.open if m.device == dev])
                 for dev in unsure
             )
-        )
-        return {place: earlier for each in found for place, earlier in each.items()}
-
-    # --- the inserts ---
-
-    async def _insert(self, attempts: list[_Attempt], left_s: float) -> None:
-        singles = [each for each in attempts if len(each.rows) == 1]
-        several = [each for each in attempts if len(each.rows) > 1]
-        work = [self._insert_run(each, left_s) for each in several]
-        if singles:
-            work.append(self._insert_singles(singles, left_s))
-        await asyncio.gather(*work)
-
-    async def _insert_run(self, attempt: _Attempt, left_s: float) -> None:
-        documents = [row.document for row in attempt.rows]
-        try:
-            with pymongo.timeout(max(0.01, left_s)):
-                await self._link["messages"].insert_many(documents, ordered=True)
-            attempt.stored = len(documents)
-        except BulkWriteError as error:
-            failed = error.details["writeErrors"]
-            if error.details.get("writeConcernErrors"):
-                # Written, but not (yet) by a majority: as if nothing were known.
-                attempt.note(error.details["writeConcernErrors"][0]["code"], 0)
-            elif failed:
-                attempt.note(failed[0]["code"], failed[0]["index"])
-        except FAILURES as error:
-            _note_failure([attempt], error)
-
-    async def _insert_singles(self, attempts: list[_Attempt], left_s: float) -> None:
-        """One message each of several conversations: none waits for another."""
-        documents = [each.rows[0].document for each in attempts]
-        for each in attempts:
-            each.stored = 1
-        try:
-            with pymongo.timeout(max(0.01, left_s)):
-                await self._link["messages"].insert_many(documents, ordered=False)
-        except BulkWriteError as error:
-            concerns = error.details.get("writeConcernErrors") or []
-            for each in attempts if concerns else ():
-                each.note(concerns[0]["code"], 0)
-            for failed in error.details["writeErrors"]:
-                attempts[failed["index"]].note(failed["code"], 0)
-        except FAILURES as error:
-            _note_failure(attempts, error)
+        ):
+            found.update(each)
+        return found
 
 
-def _note_failure(attempts: list[_Attempt], error: Exception) -> None:
-    for each in attempts:
-        each.stored = 0
-        if verdict_of(error) not in ("taken", "race", "again"):
-            each.error = translate(error)
-
-
-def _known_error(error: Exception) -> AngariumError:
+def _known_error(error: BaseException) -> AngariumError:
     return error if isinstance(error, AngariumError) else Unavailable("the append failed")

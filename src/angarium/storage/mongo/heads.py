@@ -13,12 +13,13 @@ from pymongo import UpdateOne
 
 from angarium.errors import AngariumError
 from angarium.ids import ConversationId, DeviceId, MessageKey
-from angarium.limits import STORE_CONVERSATIONS_CACHED
+from angarium.limits import MONGO_NEWER_MAX, STORE_CONVERSATIONS_CACHED
 from angarium.model.conversation import Head
-from angarium.storage.mongo.link import Link
+from angarium.storage.mongo.link import Document, Link
 from angarium.storage.mongo.placing import Earlier, Known
 
 _SHOWN_EARLIER = {"seq": 1, "key": 1, "hash": 1, "at": 1, "purged_ms": 1}
+_SHOWN_NEWER = {**_SHOWN_EARLIER, "dev": 1, "cs": 1}
 
 
 class Heads:
@@ -48,6 +49,28 @@ class Heads:
                 self._known.popitem(last=False)
         return found
 
+    def peek(self, name: ConversationId) -> Known | None:
+        """What is known already, without asking."""
+        return self._known.get(name)
+
+    async def newer(
+        self, name: ConversationId, known: Known
+    ) -> dict[tuple[DeviceId, MessageKey], Earlier]:
+        """What others stored above the known head, which it raises with the counters. Empty:
+        nothing, or too much to read at once; then nothing was raised."""
+        documents = await self._link.list(
+            "messages", {"c": name, "seq": {"$gt": known.head}}, _SHOWN_NEWER,
+            sort=[("seq", 1)], documents_max=MONGO_NEWER_MAX, bounded=False,
+        )  # fmt: skip
+        if not documents or len(documents) == MONGO_NEWER_MAX:
+            return {}
+        for d in documents:
+            if d["dev"] in known.counters:
+                known.counters[d["dev"]] = max(known.counters[d["dev"]], d["cs"])
+        known.head = documents[-1]["seq"]
+        known.rival_s = asyncio.get_running_loop().time()
+        return {(d["dev"], d["key"]): _earlier(d) for d in documents}
+
     async def refresh(self, name: ConversationId, known: Known) -> None:
         """Raise the head to the newest message a majority has."""
         known.head = max(known.head, await self._newest({"c": name}, "seq", known.head))
@@ -76,10 +99,7 @@ class Heads:
             "messages", {"c": name, "dev": device, "key": {"$in": list(keys)}}, _SHOWN_EARLIER,
             bounded=False,
         )  # fmt: skip
-        return {
-            (device, d["key"]): Earlier(d["_id"], d["seq"], d["hash"], d["at"], d["purged_ms"])
-            for d in documents
-        }
+        return {(device, d["key"]): _earlier(d) for d in documents}
 
     async def list(self, names: Iterable[ConversationId]) -> dict[ConversationId, Head]:
         """The marked heads, in one query."""
@@ -96,6 +116,10 @@ class Heads:
             sort=[(field, -1)], documents_max=1, bounded=False,
         )  # fmt: skip
         return int(documents[0][field]) if documents else 0
+
+
+def _earlier(d: Document) -> Earlier:
+    return Earlier(d["_id"], d["seq"], d["hash"], d["at"], d["purged_ms"])
 
 
 class Marks:

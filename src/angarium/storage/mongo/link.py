@@ -16,6 +16,7 @@ from pymongo.write_concern import WriteConcern
 from angarium.errors import Busy, Unavailable
 from angarium.limits import (
     MONGO_CALL_S,
+    MONGO_CLOSE_S,
     MONGO_CONNECTIONS_MAX,
     MONGO_HEARTBEAT_MS,
     MONGO_RETRY_MAX_S,
@@ -138,8 +139,11 @@ class Link:
         return True
 
     async def close(self) -> None:
+        """Close every connection; with a store that is gone within MONGO_CLOSE_S."""
         self.closed = True
-        await self.client.close()
+        with pymongo.timeout(MONGO_CLOSE_S):
+            await self.client.close()
+        await asyncio.sleep(0)  # The driver's connections close in the loop's next step.
 
 
 def _first_failed(error: Exception) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from bson import ObjectId
 
@@ -19,12 +19,15 @@ Place = tuple[DeviceId, MessageKey]
 @dataclass(slots=True)
 class Known:
     """What this process has seen a majority hold of a conversation. Other nodes write too, so
-    it may be behind, never ahead. `mark` is the head its document names."""
+    it may be behind, never ahead. `counters` cover every message up to `head`; `mark` is the
+    head its document names; `rival_s`: when another node's messages were last met here.
+    """
 
     epoch: int
     head: int
     mark: int
     counters: dict[DeviceId, int] = field(default_factory=dict)
+    rival_s: float = -1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +52,9 @@ class Row:
 class Run:
     """Messages of one conversation that are stored in their order.
 
-    Everything before `settled` has its final result. Each message has an id of its own, kept
-    over all attempts: it tells an insert of ours that nobody confirmed from another one.
+    Everything before `settled` has its final result. `state` says what the last attempt came
+    to: a lost race, or no answer. Each message has an id of its own, kept over all attempts: it
+    tells an insert of ours that nobody confirmed from another one.
     """
 
     def __init__(self, conversation: ConversationId, messages: list[NewMessage]) -> None:
@@ -60,6 +64,7 @@ class Run:
         self.digests = [message.digest()[:DIGEST_BYTES] for message in messages]
         self.results: list[AppendResult | None] = [None] * len(messages)
         self.settled = 0
+        self.state: Literal["fresh", "raced", "unsure"] = "fresh"
 
     @property
     def done(self) -> bool:

@@ -13,7 +13,7 @@ from pymongo import IndexModel
 from pymongo.errors import CollectionInvalid, OperationFailure
 
 from angarium.errors import SchemaMismatch
-from angarium.limits import COMMAND_KEY_KEPT_S, WEBHOOK_KEPT_S
+from angarium.limits import COMMAND_KEY_KEPT_S, MONGO_MIGRATE_CALL_S, WEBHOOK_KEPT_S
 from angarium.storage.mongo.link import Document, Link
 
 SCHEMA_VERSION = 1
@@ -198,7 +198,7 @@ async def migrate(uri: str, *, database: str = "angarium") -> tuple[int, int]:
 
     Raises Misconfigured, SchemaMismatch, StoreUnwritable or Unavailable.
     """
-    link = Link(uri, database)
+    link = Link(uri, database, call_s=MONGO_MIGRATE_CALL_S)
     try:
         return await upgrade(link)
     finally:
