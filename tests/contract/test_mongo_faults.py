@@ -137,16 +137,18 @@ def test_an_append_waits_for_its_head_and_says_so_when_that_fails(with_mongo: An
     async def scenario(opened: Any) -> None:
         await converse(opened)
         await fail(opened, ["update"], 1000, errorCode=10107)
+        opened._link.call_s = 0.3
         (result,) = await opened.store.log.append([message(1)])
         assert isinstance(result, NotAccepted)
         assert isinstance(result.error, Unavailable)
         await heal(opened)
+        opened._link.call_s = 5.0
         assert (await opened.store.log.heads(["c"]))["c"] == Head(1, 0)
         (again,) = await opened.store.log.append([message(1)])
         assert (again.sequence, again.duplicate) == (1, True)
         assert (await opened.store.log.heads(["c"]))["c"] == Head(1, 1)
 
-    with_mongo(scenario, call_s=0.3)
+    with_mongo(scenario)
 
 
 def test_a_message_whose_head_was_never_marked_is_counted_by_the_next_writer(
@@ -170,9 +172,10 @@ def test_a_store_that_is_gone_is_unavailable_in_time_and_comes_back(tmp_path: Pa
         pytest.skip("this test kills its server: install SecantusDB")
 
     async def scenario(server: MongoServer) -> None:
-        opened = await open_mongo(server.uri, ManualClock(), call_s=0.4)
+        opened = await open_mongo(server.uri, ManualClock())
         await converse(opened)
         await opened.store.log.append([message(1)])
+        opened._link.call_s = 0.4
         server.kill()
         started_s = asyncio.get_running_loop().time()
         calls: list[Awaitable[Any]] = [
@@ -187,6 +190,7 @@ def test_a_store_that_is_gone_is_unavailable_in_time_and_comes_back(tmp_path: Pa
         assert isinstance(result.error, Unavailable)
         assert asyncio.get_running_loop().time() - started_s < 3
         server.start()
+        opened._link.call_s = 5.0
         results = [NotAccepted(Unavailable())]
         for _ in range(20):
             results = await opened.store.log.append([message(2)])  # type: ignore[assignment]
@@ -421,7 +425,7 @@ def test_three_nodes_under_faults_leave_one_dense_log_and_every_retry_its_first_
         async def disturb() -> None:
             concern = {"code": 64, "errmsg": "waiting for replication timed out"}
             for _ in range(12):
-                how = dice.choice(
+                how: dict[str, Any] = dice.choice(
                     [
                         {"closeConnection": True},
                         {"errorCode": 112},
@@ -453,7 +457,7 @@ def test_what_was_acknowledged_outlives_a_crash_of_the_server(tmp_path: Path) ->
         pytest.skip("this test kills its server: install SecantusDB")
 
     async def scenario(server: MongoServer) -> None:
-        opened = await open_mongo(server.uri, ManualClock(), call_s=0.5)
+        opened = await open_mongo(server.uri, ManualClock())
         await converse(opened)
         acknowledged: dict[tuple[str, int], int] = {}
         enough, stopping = asyncio.Event(), asyncio.Event()
@@ -469,13 +473,14 @@ def test_what_was_acknowledged_outlives_a_crash_of_the_server(tmp_path: Path) ->
                     enough.set()
 
         tasks = [asyncio.create_task(send(f"DEVICE{n:02}")) for n in range(6)]
-        await enough.wait()
+        await asyncio.wait_for(enough.wait(), 60)
+        opened._link.call_s = 0.5
         server.kill()
         stopping.set()
         await asyncio.gather(*tasks)
         await opened.close()
         server.start()
-        again = await open_mongo(server.uri, ManualClock())
+        again: Any = await open_mongo(server.uri, ManualClock())
         read = await again.store.log.read("c", "R", 1, 1000, 1000)
         assert [entry.sequence for entry in read] == list(range(1, len(read) + 1))
         stored = {(entry.device, entry.cs): entry.sequence for entry in read}
