@@ -4,13 +4,16 @@ BIN := .venv/bin
 export PYTHONDONTWRITEBYTECODE =
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 
-.PHONY: run test check format lint types simulate bench lock clean
+.PHONY: run test test-cluster check format lint types simulate bench lock clean
 
 run: .venv/run.stamp ## serve, prove it with a live transcript, say how to chat
 	@$(BIN)/angarium serve --self-check
 
 test: .venv/dev.stamp ## every test
-	@$(BIN)/python -m pytest -n 2 --dist worksteal
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not cluster"
+
+test-cluster: .venv/dev.stamp ## Redis and MongoDB-protocol servers killed, paused and failed over
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m cluster
 
 check: .venv/dev.stamp format lint types test ## what a change must pass
 

@@ -14,7 +14,7 @@ from angarium.testing.redis_server import RedisServer, quiet_port
 
 from .buses import ANN, PING_EVERY_S, TALK, Hearer, reaches, rung, served, until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 Scenario = Callable[[RedisServer, Hearer, Hearer], Awaitable[None]]
 

@@ -25,7 +25,7 @@ from .buses import ANN, Hearer, reaches, rung, served, until
 
 PHONE = DeviceId("ANNPHONE")
 SLOTS = 16384
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 
 async def asked(url: str, *command: str | int) -> object:

@@ -37,6 +37,8 @@ from angarium.storage.mongo.schema import INDEXES, SHARD_KEYS, migrate, upgrade
 from angarium.storage.mongo.store import open_mongo
 from angarium.testing.mongo import MongoServer, find_server
 
+pytestmark = pytest.mark.cluster
+
 TURN: Any = Turn("c", 1, "AGENT", "offered", b"body")  # type: ignore[arg-type]
 DELIVERY: Any = Delivery("d", "twilio", "@c:x", 1, "pending", b"body")  # type: ignore[arg-type]
 Scenario = Callable[[Any], Awaitable[None]]

@@ -18,7 +18,7 @@ from angarium.testing.redis_server import RedisServer, find_redis_server
 
 from .relay import ANN, ANN1, BOB, BOB1, Relay, ScriptedDevice, send
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 MESSAGES = 60
 WAIT_S = 30.0
 Fault = Callable[[RedisServer, int], Awaitable[None]]
