@@ -23,7 +23,7 @@ from angarium.storage.mongo.link import Document, Link
 
 @dataclass(frozen=True, slots=True)
 class MongoBlobs:
-    """See storage.contract.Blobs."""
+    """See storage.contract.Blobs. Does not bound yet what one owner holds."""
 
     link: Link
 
