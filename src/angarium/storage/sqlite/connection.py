@@ -1,5 +1,6 @@
 """How a connection is opened, and what SQLite's errors mean in our words."""
 
+import errno
 import os
 import sqlite3
 import time
@@ -46,9 +47,9 @@ def connect(folder: Path, *, autocheckpoint_pages: int = 0) -> sqlite3.Connectio
     path = folder / FILE_NAME
     try:
         make_folder(folder)
-        fresh = not path.exists()
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-        if fresh:
+        if not _create(path):
+            _demand_writable(path)
+        else:
             sync_folder(folder)
     except OSError as error:
         raise StoreUnwritable(
@@ -67,6 +68,25 @@ def connect(folder: Path, *, autocheckpoint_pages: int = 0) -> sqlite3.Connectio
         connection.close()
         raise translate(error) from None
     return connection
+
+
+def _create(path: Path) -> bool:
+    """Make the file, readable by its owner only; False when it is there.
+
+    A file that is there is never opened: closing any descriptor of it would drop the locks that
+    SQLite holds for this whole process, and another process that closes the store would then
+    take itself for the last one and delete the log that this one still writes to.
+    """
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        return False
+    return True
+
+
+def _demand_writable(path: Path) -> None:
+    if not os.access(path, os.R_OK | os.W_OK):
+        raise PermissionError(errno.EACCES, "Permission denied")
 
 
 def _prepare(connection: sqlite3.Connection, autocheckpoint_pages: int) -> None:
