@@ -166,3 +166,15 @@ def test_each_damage_is_named(spoil: Callable[[Facts], None], named: str) -> Non
     spoil(facts)
 
     assert any(sentence.startswith(named) for sentence in judge(facts))
+
+
+def test_an_owner_that_stood_still_may_tell_late_what_it_alone_was_given() -> None:
+    facts = clean()
+    anna(facts).told[TALK] = [[1, 3], [4], [2]]
+    assert judge(facts) == []
+
+
+def test_what_goes_back_within_a_life_is_named() -> None:
+    facts = clean()
+    anna(facts).told[TALK] = [[1, 3, 2, 4]]
+    assert [violation for violation in judge(facts) if "told 2 after 3" in violation]

@@ -138,12 +138,19 @@ def logs_equal_the_store(facts: Facts) -> Iterable[str]:
 
 
 def _told_once(place: str, lives: list[list[int]]) -> Iterable[str]:
-    highest = 0
+    """In order within a life, and never twice in all. Not in order among lives: an owner that
+    stood still after its write was durable tells of it when it goes on, and its successor has
+    gone further by then; what it then does is fenced."""
+    told: set[int] = set()
     for sequences in lives:
+        highest = 0
         for sequence in sequences:
             if sequence <= highest:
                 yield f"{place}: told {sequence} after {highest}"
+            elif sequence in told:
+                yield f"{place}: told {sequence} twice"
             highest = max(highest, sequence)
+            told.add(sequence)
 
 
 def _texts_agree(facts: Facts) -> Iterable[str]:
