@@ -18,10 +18,10 @@ test-cluster: .venv/dev.stamp ## Redis and MongoDB-protocol servers killed, paus
 check: .venv/dev.stamp format lint types test ## what a change must pass
 
 format: .venv/dev.stamp
-	@$(BIN)/ruff format --check src tests benchmarks examples
+	@$(BIN)/ruff format --check src tests examples
 
 lint: .venv/dev.stamp
-	@$(BIN)/ruff check src tests benchmarks examples
+	@$(BIN)/ruff check src tests examples
 
 types: .venv/dev.stamp
 	@$(BIN)/mypy src/angarium tests/contract

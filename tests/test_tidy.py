@@ -162,7 +162,7 @@ PRIVATE = re.compile(
 
 def test_no_path_of_a_machine_and_no_registry_host_is_in_the_tree() -> None:
     kinds = {".py", ".md", ".toml", ".txt", ".json", ".yaml", ".yml", ".cfg", ""}
-    places = ["src", "tests", "docs", "benchmarks", "examples", "locks", ".ci"]
+    places = ["src", "tests", "docs", "examples", "locks", ".ci"]
     files = [path for place in places for path in (ROOT / place).rglob("*") if path.is_file()]
     files += [ROOT / "README.md", ROOT / "Makefile", ROOT / "pyproject.toml"]
     read = [path for path in files if path.suffix in kinds and "__pycache__" not in path.parts]
