@@ -45,13 +45,6 @@ ADAPTERS: dict[str, Callable[[Any, ManualClock], Awaitable[Any]]] = {
     "sqlite-memory-inline": lambda _, clock: open_sqlite(None, clock, inline=True),
 }
 PLACES = {"mongo": "mongo_uri"}
-# What an adapter does not keep yet. It must not be offered by a setting while this names it.
-UNBUILT = {
-    "mongo": {
-        "test_a_user_has_so_many_uploads_open_and_no_more",
-        "test_the_bytes_of_a_user_are_bounded_and_small_ones_count_too",
-    }
-}
 
 
 @pytest.fixture(scope="session")
@@ -88,8 +81,6 @@ Scenario = Callable[[Opened], Awaitable[None]]
 @pytest.fixture(params=sorted(ADAPTERS))
 def with_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Scenario], None]:
     """Runs a scenario over a fresh store."""
-    if request.node.originalname in UNBUILT.get(request.param, ()):
-        pytest.skip(f"the {request.param} store does not keep this bound yet")
     name = PLACES.get(request.param)
     place = request.getfixturevalue(name) if name else tmp_path / "store"
 

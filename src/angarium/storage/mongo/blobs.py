@@ -19,32 +19,31 @@ from angarium.limits import (
 from angarium.storage.chunks import chunk_digest
 from angarium.storage.contract import Blob
 from angarium.storage.mongo.link import Document, Link
+from angarium.storage.mongo.room import Room
 
 
 @dataclass(frozen=True, slots=True)
 class MongoBlobs:
-    """See storage.contract.Blobs. Does not bound yet what one owner holds."""
+    """See storage.contract.Blobs. What one owner holds is bounded by `room`."""
 
     link: Link
+    room: Room
 
     async def open(self, blob: Blob) -> Blob:
         if blob.size > BLOB_BYTES_MAX:
             raise TooLarge(f"an attachment has at most {BLOB_BYTES_MAX} bytes")
         if not 0 <= blob.chunks <= blob.size <= blob.chunks * BLOB_CHUNK_BYTES:
             raise Malformed("the number of chunks does not fit the size")
-        await self.link.insert(
-            "blobs",
-            {
-                "_id": blob.id, "owner": blob.owner, "conversation": blob.conversation,
-                "size": blob.size, "chunks": blob.chunks, "created_ms": blob.created_ms,
-                "expires_ms": blob.expires_ms, "parts": {}, "taken": 0,
-                "complete": blob.chunks == 0,
-            },
-        )  # fmt: skip
-        found = await self._get(blob.id)
-        if found["owner"] != blob.owner:
+        earlier = await self.find(blob.id)
+        if earlier is None:
+            reservation = await self.room.reserve(blob)
+            # Without an answer the reservation stays: the insert may still land.
+            await self.link.insert("blobs", _document(blob))
+            await self.room.settle(blob.owner, reservation)
+            earlier = _blob(await self._get(blob.id))
+        if earlier.owner != blob.owner:
             raise Forbidden("this attachment is another owner's")
-        return _blob(found)
+        return earlier
 
     async def put_chunk(self, blob: str, index: int, chunk: bytes) -> Blob:
         if len(chunk) > BLOB_CHUNK_BYTES:
@@ -127,6 +126,14 @@ class MongoBlobs:
 
 def _chunk_name(blob: str, index: int, digest: str) -> str:
     return f"{blob}/{index}/{digest}"
+
+
+def _document(blob: Blob) -> Document:
+    return {
+        "_id": blob.id, "owner": blob.owner, "conversation": blob.conversation,
+        "size": blob.size, "chunks": blob.chunks, "created_ms": blob.created_ms,
+        "expires_ms": blob.expires_ms, "parts": {}, "taken": 0, "complete": blob.chunks == 0,
+    }  # fmt: skip
 
 
 def _blob(found: Document) -> Blob:

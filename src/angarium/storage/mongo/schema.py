@@ -34,6 +34,7 @@ SHARD_KEYS: Mapping[str, tuple[str, ...]] = {
     "audit": ("_id",),
     "commands": ("_id",),
     "blobs": ("_id",),
+    "blob_owners": ("_id",),
     "blob_chunks": ("blob",),
     "meta": ("_id",),
 }
@@ -97,7 +98,11 @@ INDEXES: Mapping[str, tuple[Index, ...]] = {
         Index(("finished_at",), ttl_s=WEBHOOK_KEPT_S),
     ),
     "commands": (Index(("stored_at",), ttl_s=COMMAND_KEY_KEPT_S),),
-    "blobs": (Index(("expires_ms",)), Index(("complete", "created_ms"))),
+    "blobs": (
+        Index(("expires_ms",)),
+        Index(("complete", "created_ms")),
+        Index(("owner", "expires_ms")),
+    ),
     "blob_chunks": (Index(("blob",)),),
 }
 

@@ -18,6 +18,7 @@ from angarium.storage.mongo.inbox import MongoAudit, MongoCommands, MongoWebhook
 from angarium.storage.mongo.leases import MongoLeases
 from angarium.storage.mongo.link import Link
 from angarium.storage.mongo.log import MongoLog
+from angarium.storage.mongo.room import Room
 from angarium.storage.mongo.schema import check_version, upgrade, version_of
 from angarium.storage.mongo.vault import MongoVault
 from angarium.storage.mongo.work import MongoOutbox, MongoTurns
@@ -46,7 +47,7 @@ class MongoStore:
             webhooks=MongoWebhooks(link, numbers),
             audit=MongoAudit(link, numbers),
             commands=MongoCommands(link),
-            blobs=MongoBlobs(link),
+            blobs=MongoBlobs(link, Room(link)),
         )
 
     async def second(self) -> "MongoStore":
