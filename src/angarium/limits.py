@@ -208,6 +208,13 @@ REGISTRY_IN_TIME_S = RECONNECT_MIN_S  # An epoch that took longer displaces nobo
 REGISTRY_ENDED_MAX = 20_000  # Ends of connections not yet told; the oldest is forgotten.
 REGISTRY_AT_ONCE = 16  # Commands of one node under way; the others wait their turn.
 
+# Soft state that nodes share: rates, breakers, presence. Away, each node goes by its own.
+SOFT_WAIT_S = 0.5  # A call to Redis that takes longer has failed; nobody waits for it.
+SOFT_AWAY_S = 2.0  # After a failure Redis is left alone this long.
+RATES_EVERY_S = 0.2  # Nodes tell each other what they let through, at most this often.
+RATES_KEYS_AT_ONCE = 256  # In one script; the rest goes with the next.
+RATES_DEBT_S_MAX = 300.0  # What several nodes let through too much is paid back up to this.
+
 # Cluster store.
 MONGO_CALL_S = 5.0  # One call with its retries, fail-overs included. Over it: Unavailable.
 MONGO_MIGRATE_CALL_S = 3600.0  # An index over a large collection takes its time.

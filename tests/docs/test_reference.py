@@ -106,7 +106,11 @@ def figure_names(path: Path) -> set[str]:
 
 @pytest.mark.parametrize(
     ("part", "path"),
-    [("store", "storage/sqlite/store.py"), ("gateway", "agents/gateway.py")],
+    [
+        ("store", "storage/sqlite/store.py"),
+        ("gateway", "agents/gateway.py"),
+        ("limiter", "server/shared_limiter.py"),
+    ],
 )
 def test_figures_of_a_part_stand_in_the_metrics_page(part: str, path: str) -> None:
     names = figure_names(SOURCE / path)

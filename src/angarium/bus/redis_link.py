@@ -10,12 +10,14 @@ Sentinels are asked without a password, or with `?sentinel_password=`. The rest 
 for redis-py (`ssl_ca_certs=`, `ssl_certfile=` ...).
 """
 
-from collections.abc import Mapping
-from typing import Any
+import asyncio
+from collections.abc import Awaitable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from angarium.errors import Misconfigured
-from angarium.limits import BUS_SEND_WAIT_S
+from angarium.errors import Misconfigured, Unavailable
+from angarium.limits import BUS_SEND_WAIT_S, SOFT_WAIT_S
 
 try:
     import redis.asyncio as aredis
@@ -36,6 +38,7 @@ except ImportError as error:
         "install it with `pip install 'angarium[cluster]'`"
     ) from error
 
+T = TypeVar("T")
 REDIS_FAILS = (RedisError, RedisClusterException, OSError)  # Time-outs are among them.
 REDIS_REFUSES = (AuthenticationError, NoPermissionError)
 _SCHEMES = (
@@ -100,6 +103,12 @@ class RedisLink:
         """Run a script over one key. Raises REDIS_FAILS."""
         return await self.client.eval(source, 1, key, *arguments)
 
+    async def script_over(
+        self, source: str, keys: Sequence[str], *arguments: str | float
+    ) -> Any:
+        """The same over many keys; in a cluster they share a hash tag. Raises REDIS_FAILS."""
+        return await self.client.eval(source, len(keys), *keys, *arguments)
+
     async def close(self) -> None:
         await self.client.aclose()
         if self.clustered:
@@ -128,6 +137,20 @@ class Subscription:
         if self._inner is not self._outer:
             await self._inner.aclose()
         await self._outer.aclose()
+
+
+async def in_time(call: Awaitable[T], wait_s: float = SOFT_WAIT_S) -> T:
+    """What Redis answers within `wait_s`. Raises Unavailable."""
+    try:
+        async with asyncio.timeout(wait_s):
+            return await call
+    except (TimeoutError, *REDIS_FAILS) as error:
+        raise Unavailable("redis does not answer") from error
+
+
+def lua(name: str) -> str:
+    """The script of that name, beside its Python."""
+    return (Path(__file__).parent / f"{name}.lua").read_text(encoding="utf-8")
 
 
 def open_link(url: str, *, wait_s: float = BUS_SEND_WAIT_S) -> RedisLink:

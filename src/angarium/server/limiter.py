@@ -50,6 +50,17 @@ class Limiter:
             raise RateLimited(f"over {self._rate:.0f} a minute", after_ms)
         return self._slow_s(1.0 - (left - 1.0) / self._rate)
 
+    def used(self, key: str) -> float:
+        """Tokens of the bucket that are gone now."""
+        left, at_s = self._buckets.get(key, (self._rate, 0.0))
+        elapsed_s = self._clock.monotonic_s() - at_s
+        return max(0.0, self._rate - left - elapsed_s * self._rate / MINUTE_S)
+
+    def raise_used(self, key: str, used: float) -> None:
+        """At least `used` tokens are gone: others took some. More than all is a debt."""
+        if key in self._buckets and used > self.used(key):
+            self._buckets[key] = (self._rate - used, self._clock.monotonic_s())
+
     def _slow_s(self, used: float) -> float:
         if used <= RATE_SLOWED_SHARE:
             return 0.0
