@@ -60,7 +60,7 @@ from angarium.protocol.frames import (
     SyncEnd,
     Welcome,
 )
-from angarium.protocol.link import Link, backoff_s, terminal_error
+from angarium.protocol.link import RECONNECT_S, Link, backoff_s, terminal_error
 from angarium.protocol.outflow import Outflow, Outgoing, refusal
 from angarium.protocol.sequence import Intake
 
@@ -68,7 +68,9 @@ ClientState = Literal["disconnected", "greeting", "syncing", "live", "migrating"
 
 
 class ClientMachine:
-    """One device's side. `cursors` maps conversation -> (epoch, newest committed sequence)."""
+    """One device's side. `cursors` maps conversation -> (epoch, newest committed sequence).
+
+    `reconnect_s`: the shortest and the longest pause before a new connection."""
 
     def __init__(
         self,
@@ -78,7 +80,9 @@ class ClientMachine:
         cursors: Mapping[str, tuple[int, int]] | None = None,
         app: str = "",
         features: Sequence[str] = (),
+        reconnect_s: tuple[float, float] = RECONNECT_S,
     ) -> None:
+        self._reconnect_s = reconnect_s
         self._device, self._app, self._features = device, app, list(features)
         self._random = random
         self._request = 0
@@ -193,7 +197,7 @@ class ClientMachine:
             return self._end(terminal_error(code, reason))
         if 4100 <= code < 4200:
             self._fresh_token = True
-        delay_s = backoff_s(self._failures, code, reason, self._random)
+        delay_s = backoff_s(self._failures, code, reason, self._random, self._reconnect_s)
         self._failures += 1
         if found is self._second:
             self._second, self._second_due_s = None, now_s + delay_s

@@ -16,6 +16,7 @@ from angarium.errors import (
 )
 from angarium.limits import DEAD_AFTER_S, HELLO_WAIT_S, RECONNECT_MAX_S, RECONNECT_MIN_S
 
+RECONNECT_S = (RECONNECT_MIN_S, RECONNECT_MAX_S)
 _NAMES_A_TIME = (4013, 4029)
 _TERMINAL: dict[int, type[AngariumError]] = {
     error.close_code: error
@@ -44,11 +45,18 @@ class Link:
         return self.heard_s + (HELLO_WAIT_S if young else DEAD_AFTER_S)
 
 
-def backoff_s(failures: int, code: int, reason: str, random: Callable[[], float]) -> float:
+def backoff_s(
+    failures: int,
+    code: int,
+    reason: str,
+    random: Callable[[], float],
+    bounds_s: tuple[float, float] = RECONNECT_S,
+) -> float:
     """Seconds until the next try: full jitter over a window that doubles with each failure.
     A server that names a time (milliseconds in the reason) is obeyed."""
-    window_s = min(RECONNECT_MAX_S, RECONNECT_MIN_S * float(2 << min(failures, 10)))
-    jitter_s = RECONNECT_MIN_S + random() * (window_s - RECONNECT_MIN_S)
+    least_s, most_s = bounds_s
+    window_s = min(most_s, least_s * float(2 << min(failures, 10)))
+    jitter_s = least_s + random() * (window_s - least_s)
     named = re.search(r"\d+", reason) if code in _NAMES_A_TIME else None
     if named is None:
         return jitter_s

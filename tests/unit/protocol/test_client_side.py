@@ -170,6 +170,20 @@ def test_unconfirmed_sends_leave_again_with_the_same_bytes_after_a_reconnect() -
     assert [(s.cs, s.key, s.to) for s in again] == [(s.cs, s.key, s.to) for s in first]
 
 
+def test_pauses_before_a_new_connection_stay_within_the_bounds_asked_for() -> None:
+    chances = iter([0.0, 1.0, 1.0, 1.0])
+    client = ClientMachine(
+        device="DEVICE1", random=lambda: next(chances), reconnect_s=(0.1, 0.3)
+    )
+    client.start(0.0)
+    pauses_s = []
+    for link in range(1, 5):
+        client.closed(link, 1006, "", 0.0)
+        pauses_s.append(client.due_s(0.0))
+        client.tick(1.0)
+    assert pauses_s == pytest.approx([0.1, 0.3, 0.3, 0.3])
+
+
 def test_an_out_of_order_refusal_sends_again_in_order() -> None:
     client = machine()
     live(client)

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from angarium.errors import Malformed, StaleDevices, TokenExpired, TooLarge, Unavailable
@@ -298,6 +298,9 @@ def test_truncated_and_mutated_frames_are_never_more_than_a_close(
         feed(codec, bytes(payload), machine)
 
 
+@settings(
+    suppress_health_check=[HealthCheck.too_slow]
+)  # Making input waits for a busy machine.
 @given(
     tag=st.sampled_from(["hello", "send", "ack", "get", "evt", "part", "ping", "bye", "new"]),
     fields=st.dictionaries(
