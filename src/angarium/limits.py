@@ -229,5 +229,7 @@ MONGO_NEWER_MAX = 512  # Messages of other nodes read after a lost race; more: a
 MONGO_RIVAL_S = 2.0  # After meeting another node's messages a winner waits for it this long ...
 MONGO_YIELD_MAX_S = 0.1  # ... at most this each time, so that nobody starves.
 MONGO_ROUNDS_AT_ONCE = 8  # Groups of appends in flight; the rest waits and forms larger ones.
+MONGO_STATES_CACHED = 20_000  # Documents of the vault as last seen; others are looked at first.
+MONGO_TRACE_KEPT_S = 24 * 3600  # A dropped record leaves a trace: later writes are not undone.
 MONGO_RESERVED_S = 900.0  # A dead node's upload that was begun counts as long; clocks differ.
 MONGO_CONNECTIONS_MAX = 64  # To each server. Over it calls wait their turn.

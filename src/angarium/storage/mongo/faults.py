@@ -82,8 +82,14 @@ def verdict_of(error: Exception) -> Verdict:
 
 
 def _verdict_of_bulk(details: Mapping[str, Any]) -> Verdict:
-    errors = [*details.get("writeErrors", ()), *details.get("writeConcernErrors", ())]
-    return verdict_of_code(int(errors[0].get("code", 0))) if errors else "final"
+    failed = [
+        verdict_of_code(int(each.get("code", 0))) for each in details.get("writeErrors", ())
+    ]
+    concerns = details.get("writeConcernErrors", ())
+    if concerns and (not failed or failed[0] in ("taken", "race")):
+        # What went through before the failed one is not (yet) held by a majority.
+        return verdict_of_code(int(concerns[0].get("code", 0)))
+    return failed[0] if failed else "final"
 
 
 def translate(error: Exception) -> AngariumError:

@@ -13,7 +13,12 @@ from pymongo import IndexModel
 from pymongo.errors import CollectionInvalid, OperationFailure
 
 from angarium.errors import SchemaMismatch
-from angarium.limits import COMMAND_KEY_KEPT_S, MONGO_MIGRATE_CALL_S, WEBHOOK_KEPT_S
+from angarium.limits import (
+    COMMAND_KEY_KEPT_S,
+    MONGO_MIGRATE_CALL_S,
+    MONGO_TRACE_KEPT_S,
+    WEBHOOK_KEPT_S,
+)
 from angarium.storage.mongo.link import Document, Link
 
 SCHEMA_VERSION = 1
@@ -79,7 +84,10 @@ INDEXES: Mapping[str, tuple[Index, ...]] = {
         Index(("device", "key_id"), unique=True),
         Index(("device", "made")),
     ),
-    "records": (Index(("scope", "key"), unique=True),),
+    "records": (
+        Index(("scope", "key"), unique=True),
+        Index(("dropped_at",), ttl_s=MONGO_TRACE_KEPT_S),
+    ),
     "turns": (
         Index(("conversation", "sequence"), unique=True),
         Index(("owner", "conversation", "sequence"), only=_OPEN),
