@@ -16,6 +16,7 @@ FLOORS = """
     messaging keys sdk
     agents bridge
     server
+    adapters
     node
     testing examples
     cli

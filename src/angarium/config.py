@@ -43,6 +43,16 @@ class Settings(BaseSettings):
         "development", description="`production` refuses development conveniences."
     )
     data: Path = Field(Path(".angarium"), description="Folder of the embedded store and keys.")
+    store_url: SecretStr = Field(
+        SecretStr(""),
+        description="`mongodb://` URL of the store that several nodes share, the database as "
+        "its path; empty: the embedded store.",
+    )
+    bus_url: SecretStr = Field(
+        SecretStr(""),
+        description="`redis://` URL (also `rediss`, `redis+sentinel`, `redis+cluster`) by "
+        "which nodes on one store hear each other; empty: each asks the store.",
+    )
     domain: str = Field("angarium", description="Domain part of user ids made by this system.")
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(
@@ -56,6 +66,9 @@ class Settings(BaseSettings):
     )
     relay_url: str = Field(
         "", description="HTTP URL of the relay, where messaging runs in another process."
+    )
+    relay_websocket_url: str = Field(
+        "", description="WebSocket URL of the relay, where messaging runs in another process."
     )
     public_websocket_url: str = Field("", description="WebSocket URL told to clients.")
     token_secret: SecretStr = Field(
@@ -90,7 +103,10 @@ class Settings(BaseSettings):
         description="Where the phone simulator serves its API while no Twilio account is set.",
     )  # fmt: skip
 
-    @field_validator("public_base_url", "relay_url", "public_websocket_url", "twilio_api_base")
+    @field_validator(
+        "public_base_url", "relay_url", "relay_websocket_url", "public_websocket_url",
+        "twilio_api_base",
+    )  # fmt: skip
     @classmethod
     def without_slash(cls, value: str) -> str:
         return value.rstrip("/")

@@ -1,11 +1,11 @@
-"""Assembly: settings in, a running node out. The only file that names adapters.
+"""Assembly: settings in, a running node out. `adapters.py` opens what the settings name.
 
 `start` brings parts up from the ground; `drain` moves connections away; `stop` takes the parts
 down in the opposite order. Each part may use those that came up before it.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from importlib.metadata import version
@@ -13,15 +13,12 @@ from importlib.metadata import version
 import httpx2
 from fastapi import APIRouter
 
+from angarium.adapters import Figures, open_channel, open_store, open_wire
 from angarium.agents.gateway import Gateway
 from angarium.agents.registry import load_registry
 from angarium.bridge.bridge import Bridge
 from angarium.bridge.contacts import Contacts, mark_key
 from angarium.bridge.policy import Policy
-from angarium.bus.local import LocalBus
-from angarium.channels.guarded import GuardedChannel
-from angarium.channels.twilio import Twilio
-from angarium.channels.twilio_account import development_twilio
 from angarium.clock import SystemClock
 from angarium.config import Settings
 from angarium.e2ee.body import FileRef
@@ -44,7 +41,6 @@ from angarium.limits import (
     WEBHOOK_KEPT_S,
 )
 from angarium.messaging.service import Messaging
-from angarium.resilience import Breaker
 from angarium.sdk import attachments
 from angarium.sdk.api import HttpApi, Token
 from angarium.sdk.contract import Endpoint, Sink
@@ -61,11 +57,9 @@ from angarium.server.roles import Roles
 from angarium.server.webhooks import webhook_router
 from angarium.server.websocket import WebSocketServer
 from angarium.storage.contract import Fence, PutRecord
-from angarium.storage.sqlite.store import SqliteStore, open_sqlite
 from angarium.telemetry.log import get_logger
 from angarium.telemetry.metrics import Metrics
 
-Figures = Callable[[], Mapping[str, int | float]]
 SERVICE_TOKEN_TTL_S = 3600.0
 RETRY_GATEWAY_S = 1.0
 TELL_WAITING_EVERY_S = 3.0
@@ -94,6 +88,7 @@ class Node:
     async def start(self) -> None:
         """Bring every part up. Raises Misconfigured and its kinds; nothing stays open then."""
         try:
+            self._check_services()
             await self._start_ground()
             routers = []
             if "messaging" in self.services:
@@ -129,6 +124,14 @@ class Node:
             task.cancel()
         await asyncio.gather(*self._work, return_exceptions=True)
 
+    def _check_services(self) -> None:
+        urls = self.settings.relay_url and self.settings.relay_websocket_url
+        if "messaging" not in self.services and not urls:
+            raise Misconfigured(
+                "without messaging in this process, say where it runs: "
+                "set relay_url and relay_websocket_url"
+            )
+
     # --- ground -------------------------------------------------------------------------------
 
     async def _start_ground(self) -> None:
@@ -136,22 +139,21 @@ class Node:
         ownership = Ownership(settings.data, self.services)
         self._parts.callback(ownership.close)
         self.owner = ownership.name
-        self.sqlite: SqliteStore = await open_sqlite(settings.data, self.clock)
-        self._parts.push_async_callback(self.sqlite.close)
-        await self.sqlite.check()  # A full disk is told now, not by never becoming ready.
-        self.store = self.sqlite.store
+        opened = await open_store(settings, self.clock)
+        self._parts.push_async_callback(opened.close)
+        await opened.check()  # A full disk is told now, not by never becoming ready.
+        self.store = opened.store
         self.kms = open_kms(settings.kms_url, settings.data)
         secret = settings.token_secret.get_secret_value().encode()
         self.secret = secret or load_or_make_secret(settings.data)
         self.tokens = Tokens(self.secret, self.clock)
-        self.bus = LocalBus()
         self.limiter = Limiter(
             settings.rate_per_minute,
             self.clock,
             refused=self.metrics.counter("rate_limited_total", "Requests refused.").add,
         )
-        self._checks: dict[str, Callable[[], Awaitable[None]]] = {"store": self.sqlite.check}
-        self._gauges("store", "Of the embedded store.", self.sqlite.figures)
+        self._checks: dict[str, Callable[[], Awaitable[None]]] = {"store": opened.check}
+        self._gauges("store", "Of the store.", opened.figures)
 
     def _gauges(self, part: str, about: str, read: Figures) -> None:
         for name in read():
@@ -172,19 +174,27 @@ class Node:
     async def _start_messaging(self) -> list[APIRouter]:
         settings, store = self.settings, self.store
         websocket = WebSocketServer(host=settings.host, port=settings.websocket_port)
+        wire = await open_wire(settings, self.owner, self.clock, lambda lost: self._recheck())
+        self._parts.push_async_callback(wire.close)
+        if wire.figures is not None:
+            self._gauges("bus", "Of the bus between nodes.", wire.figures)
         self.messaging = Messaging(
             engine=websocket,
             log=store.log,
             conversations=store.conversations,
             receipts=store.receipts,
             directory=store.directory,
-            bus=self.bus,
+            bus=wire.bus,
             clock=self.clock,
             authenticate=self.tokens.authenticate,
             limiter=self._limit,
             event_rate=self._event_rate,
             node_id=self.owner[:8],
+            registry=wire.registry,
+            bus_hears=wire.hears,
         )
+        lease = asyncio.create_task(wire.keep_lease(), name="node lease")
+        self._parts.push_async_callback(_end, lease)
         await self.messaging.start()
         self._parts.push_async_callback(self.messaging.stop)
         await websocket.start()
@@ -197,8 +207,8 @@ class Node:
         roles = Roles(self.gateway_user)
         parts = ApiParts(
             store=store,
-            keys=Keys(directory=store.directory, bus=self.bus, clock=self.clock),
-            bus=self.bus,
+            keys=Keys(directory=store.directory, bus=wire.bus, clock=self.clock),
+            bus=wire.bus,
             clock=self.clock,
             tokens=self.tokens,
             audit=AuditTrail(audit=store.audit, clock=self.clock, secret=self.secret),
@@ -207,6 +217,16 @@ class Node:
             well_known=WellKnown(self.websocket_url, self.gateway_user, version("angarium")),
         )
         return api_routers(parts)
+
+    def _recheck(self) -> None:
+        """A node was lost, and with it perhaps what it was about to tell."""
+        if self.messaging is not None:
+            self.messaging.recheck()
+
+    def _may_stand_by(self, part: Gateway | Bridge | None) -> bool:
+        """On a shared store another node does the work, and this one is ready to take over."""
+        shared = bool(self.settings.store_url.get_secret_value())
+        return shared and part is not None and part.standby
 
     def _limit(self, user: UserId) -> float:
         """The product's own devices are limited where their messages come in."""
@@ -242,6 +262,9 @@ class Node:
 
     # --- devices of our own -------------------------------------------------------------------
 
+    def _relay_websocket_url(self) -> str:
+        return self.settings.relay_websocket_url or self.websocket_url
+
     def _token_of(self, user: UserId) -> Token:
         async def token(fresh: bool) -> str:
             return self.tokens.mint(user, SERVICE_TOKEN_TTL_S, ("user", "service"))
@@ -260,7 +283,7 @@ class Node:
             vault=self.store.vault,
             sealer=sealer,
             api=self._api(user),
-            connector=PicowsConnector(self.websocket_url),
+            connector=PicowsConnector(self._relay_websocket_url()),
             token=self._token_of(user),
             clock=self.clock,
             sink=sink,
@@ -321,28 +344,18 @@ class Node:
             await api.close()
 
     async def _check_gateway(self) -> None:
-        if not self.gateway_open:
+        if not (self.gateway_open or self._may_stand_by(self.gateway)):
             raise Unavailable("the agents' device is not connected yet")
 
     # --- bridge -------------------------------------------------------------------------------
 
     async def _make_bridge(self) -> APIRouter:
         settings, store = self.settings, self.store
-        account, tokens, _number = self._twilio_account()
         self._http_port()  # The status callback's URL holds it.
         public = settings.public_base_url or self.http_url
         http = httpx2.AsyncClient(trust_env=False)
         self._parts.push_async_callback(http.aclose)
-        channel = GuardedChannel(
-            Twilio(
-                account_sid=account,
-                auth_tokens=tokens,
-                status_url=f"{public}/webhooks/twilio/status",
-                http=http,
-                api_base=self._twilio_base(),
-            ),
-            Breaker("twilio", self.clock),
-        )
+        channel = open_channel(settings, http, public, self.clock)
         sealer = await self._sealer("bridge")
         counts = self.metrics.labelled("bridge_total", "What the bridge did.", "what")
         bridge = self.bridge = Bridge(
@@ -388,25 +401,8 @@ class Node:
         )
 
     async def _check_bridge(self) -> None:
-        if self.bridge is None or not self.bridge.working:
+        if self.bridge is None or not (self.bridge.working or self._may_stand_by(self.bridge)):
             raise Unavailable("the bridge does not hold its lease yet")
-
-    def _twilio_account(self) -> tuple[str, tuple[str, ...], str]:
-        settings = self.settings
-        if settings.twilio_account_sid:
-            tokens = (settings.twilio_auth_token, settings.twilio_auth_token_old)
-            given = tuple(token.get_secret_value() for token in tokens)
-            return settings.twilio_account_sid, given, settings.twilio_sender
-        if settings.environment == "production":
-            raise Misconfigured("set twilio_account_sid, or serve without the bridge")
-        account, token, number = development_twilio(settings.data)
-        return account, (token,), number
-
-    def _twilio_base(self) -> str:
-        """Without an account, the phone simulator's API on this machine."""
-        if self.settings.twilio_account_sid:
-            return self.settings.twilio_api_base
-        return f"http://127.0.0.1:{self.settings.phone_port}"
 
     # --- tasks --------------------------------------------------------------------------------
 
@@ -440,6 +436,11 @@ class Node:
                 told_s = self.clock.monotonic_s()
                 log.info("node.waiting", checks=failures)  # E.g. for a dead node's lease.
             await asyncio.sleep(0.01)
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def _one(read: Figures, name: str) -> float:

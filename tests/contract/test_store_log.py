@@ -84,6 +84,8 @@ def test_what_is_read_is_what_was_sent_to_that_device_only(with_store: Any) -> N
             sent.key, ANNA, PHONE, 1, "message",
         )  # fmt: skip
         assert entry.accepted_ms == opened.clock.now_ms()
+        # Plain values only: what a driver's own class holds cannot be put into a frame.
+        assert all(type(n) is int for n in (entry.accepted_ms, entry.sequence, entry.cs))
         assert entry.to == {LAPTOP: b"sealed for laptop"}
         (entry,) = await opened.store.log.read(CONVERSATION, PHONE, 1, 1, 10)
         assert entry.to == {}

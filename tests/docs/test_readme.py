@@ -120,7 +120,7 @@ def test_a_closed_terminal_stops_the_node_cleanly_also_one_that_waits_for_anothe
         try:
             assert second.stderr is not None
             async with asyncio.timeout(WAIT_S):
-                while "waiting for it" not in (await second.stderr.readline()).decode():
+                while "standing by" not in (await second.stderr.readline()).decode():
                     assert not second.stderr.at_eof()
                 second.send_signal(signal.SIGHUP)
                 assert await second.wait() == 0

@@ -24,6 +24,7 @@ from angarium.errors import (
 from angarium.ids import ConversationId, DeviceId
 from angarium.kms.contract import Sealer
 from angarium.limits import (
+    LEASE_LOOK_S,
     LEASE_RENEW_S,
     LEASE_TTL_S,
     STORE_RETRY_MAX_S,
@@ -93,12 +94,13 @@ class Gateway:
         self._dispatcher: Dispatcher | None = None
         self._watches: list[asyncio.Task[None]] = []
         self.trouble: AngariumError | None = None
+        self.standby = False
         self._replied = self._troubles = 0
 
     # --- life ---------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Wait for the lease, take up every open turn, connect, work.
+        """Wait for the lease (`standby` meanwhile), take up every open turn, connect, work.
 
         Raises Unavailable or StoreUnwritable when the store fails meanwhile, and what
         Endpoint.open raises; nothing is held then. After `close` it may be opened again.
@@ -243,20 +245,22 @@ class Gateway:
 
     async def _take_lease(self) -> Fence:
         name = f"mailbox/{self._device}"
-        told = False
-        while True:
-            try:
-                return await self._leases.acquire(
-                    name, self._owner, LEASE_TTL_S, self._clock.now_ms()
-                )
-            except LeaseTaken:
-                if not told:
-                    _log.warning(
-                        "another process holds the agents' device, or died less than %d s ago;"
-                        " waiting for it", LEASE_TTL_S
-                    )  # fmt: skip
-                told = True
-                await asyncio.sleep(LEASE_RENEW_S)
+        try:
+            while True:
+                try:
+                    return await self._leases.acquire(
+                        name, self._owner, LEASE_TTL_S, self._clock.now_ms()
+                    )
+                except LeaseTaken:
+                    if not self.standby:
+                        _log.warning(
+                            "standing by: another process works for the agents' device, "
+                            "or died less than %d s ago", LEASE_TTL_S
+                        )  # fmt: skip
+                    self.standby = True
+                    await asyncio.sleep(LEASE_LOOK_S)
+        finally:
+            self.standby = False
 
     async def _renew(self, fence: Fence) -> None:
         renewed_s = self._clock.monotonic_s()

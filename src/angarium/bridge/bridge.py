@@ -16,6 +16,7 @@ from angarium.kms.contract import Sealer
 from angarium.limits import (
     CONTACT_CONNECTIONS_MAX,
     CONTACT_IDLE_S,
+    LEASE_LOOK_S,
     LEASE_RENEW_S,
     LEASE_TTL_S,
     RATE_PER_MINUTE,
@@ -63,6 +64,7 @@ class Bridge:
         self._channel, self._leases, self._clock, self._owner = channel, leases, clock, owner
         self._count, self._webhooks = count, webhooks
         self._fence: Fence | None = None
+        self.standby = False  # Whether another process holds the lease.
         self._look_in, self._look_out = asyncio.Event(), asyncio.Event()
         self._typing: asyncio.Queue[str] = asyncio.Queue(TYPING_WAITING_MAX)
         self.connections = Connections(
@@ -116,6 +118,7 @@ class Bridge:
         self._fence = await self._leases.acquire(
             name, self._owner, LEASE_TTL_S, self._clock.now_ms()
         )
+        self.standby = False
         await self.outbox.recover()
 
     async def work_inbox(self) -> int:
@@ -139,7 +142,8 @@ class Bridge:
                 await self.start()
                 return
             except LeaseTaken:
-                await asyncio.sleep(LEASE_RENEW_S)
+                self.standby = True
+                await asyncio.sleep(LEASE_LOOK_S)
             except AngariumError as error:
                 self._count(f"bridge_{error.code}")
                 await asyncio.sleep(LOOK_EVERY_S)

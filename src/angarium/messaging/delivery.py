@@ -226,12 +226,12 @@ class Delivery:
                     await self._explain_hole(connection, c, messages)
                 elif cursor is not None and cursor.epoch != messages[0].epoch:
                     await self._look_again(c)
+                self._push_all(connection, messages)
             except Exception as error:
                 if not isinstance(error, AngariumError):
                     log_lines.error("read.failed", extra={"error": type(error).__name__})
                 asyncio.get_running_loop().call_later(_READ_AGAIN_S, self._again, connection)
                 return
-            self._push_all(connection, messages)
             machine.backlog.rotate(c)
         self._again(connection)
 

@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import pymongo
+from bson import Int64
+from bson.codec_options import CodecOptions, TypeDecoder, TypeRegistry
 from pymongo import AsyncMongoClient, ReadPreference
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
@@ -28,6 +30,15 @@ from angarium.storage.mongo.faults import FAILURES, AlreadyThere, translate, ver
 T = TypeVar("T")
 Document = dict[str, Any]
 Documents = AsyncCollection[Document]
+
+
+class _PlainInteger(TypeDecoder):
+    """The driver's 64-bit integers are a class of its own, which frames cannot hold."""
+
+    bson_type = Int64
+
+    def transform_bson(self, value: Any) -> int:
+        return int(value)
 
 
 class Link:
@@ -59,6 +70,7 @@ class Link:
             raise translate(ConfigurationError()) from None
         self.database: AsyncDatabase[Document] = self.client.get_database(
             database,
+            codec_options=CodecOptions(type_registry=TypeRegistry([_PlainInteger()])),
             write_concern=WriteConcern("majority", j=True),
             read_concern=ReadConcern("majority"),
             read_preference=ReadPreference.PRIMARY,
