@@ -15,7 +15,7 @@ import random
 import secrets
 import signal
 import uuid
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from types import TracebackType
@@ -262,13 +262,20 @@ class Cluster:
 
     async def wait_ready(self, count: int, within_s: float = READY_WAIT_S) -> None:
         """Wait until so many nodes are ready. Raises Unavailable."""
+        await self.until(lambda: len(self.ready) >= count, within_s)
+
+    async def until(self, holds: Callable[[], bool], within_s: float = READY_WAIT_S) -> None:
+        """Wait until something about the nodes holds, as they are seen when asked.
+
+        Raises Unavailable.
+        """
         try:
             async with asyncio.timeout(within_s):
-                while len(self.ready) < count:
+                while not holds():
                     self._asked.clear()
                     await self._asked.wait()
         except TimeoutError:
-            raise Unavailable(f"{len(self.ready)} of {count} nodes are ready") from None
+            raise Unavailable(f"only nodes {sorted(self.ready)} are ready") from None
 
     def token(self, user: str, scopes: Sequence[str] = ("user",)) -> str:
         """A token that every node takes."""

@@ -62,7 +62,8 @@ class Target(Protocol):
 
 
 class Load:
-    """`clients` devices in `conversations` of `members` each, or in `layout` (client numbers).
+    """`clients` devices, `devices_per_user` of one user, in `conversations` of `members` users
+    each, or in `layout` (user numbers from 0).
 
     `reconnect_s` bounds the clients' pauses before a new connection.
     """
@@ -74,6 +75,7 @@ class Load:
         clients: int = 200,
         conversations: int = 100,
         members: int = 3,
+        devices_per_user: int = 1,
         layout: Sequence[Sequence[int]] | None = None,
         messages_per_s: float = 300.0,
         body_bytes: int = 300,
@@ -86,7 +88,9 @@ class Load:
         self._target, self._count, self._seed = target, clients, seed
         self._reconnect_s = reconnect_s
         self._chance = random.Random(seed)  # noqa: S311 - load, not a secret
-        self._layout = layout or deal(clients, conversations, members, self._chance)
+        self._per_user = devices_per_user
+        users = -(-clients // devices_per_user)
+        self._layout = layout or deal(users, conversations, members, self._chance)
         self._members: dict[str, tuple[LoadClient, ...]] = {}
         self._speakers: list[tuple[LoadClient, str]] = []
 
@@ -122,7 +126,7 @@ class Load:
         clock = SystemClock()
         now_ms = clock.now_ms()
         for number in range(self._count):
-            user = f"@load{number}:angarium"
+            user = f"@load{number // self._per_user}:angarium"
             self.clients.append(
                 LoadClient(
                     user=user,
@@ -135,7 +139,7 @@ class Load:
             )
         for numbers in self._layout:
             conversation = uuid7(now_ms)
-            members = tuple(self.clients[number] for number in numbers)
+            members = tuple(client for n in numbers for client in self._of_user(n))
             self._members[conversation] = members
             for member in members:
                 member.join(conversation, [each.device for each in members])
@@ -147,11 +151,16 @@ class Load:
                 await store.directory.put_device(Device(user, name, "sdk", {}, True, now_ms))
 
             async def create(c: str) -> None:
-                people = [Participant(UserId(m.user), "person") for m in self._members[c]]
+                users = {UserId(m.user): None for m in self._members[c]}
+                people = [Participant(user, "person") for user in users]
                 await store.conversations.create(ConversationId(c), people, now_ms)
 
             await _each(self.clients, put_device, ENROLLING_AT_ONCE)
             await _each(list(self._members), create, ENROLLING_AT_ONCE)
+
+    def _of_user(self, number: int) -> Sequence[LoadClient]:
+        first = number * self._per_user
+        return self.clients[first : first + self._per_user]
 
     async def _connect(self, client: LoadClient) -> None:
         client.start()
@@ -272,7 +281,7 @@ def raise_file_limit(files: int) -> None:
 def deal(
     clients: int, conversations: int, members: int, chance: random.Random
 ) -> list[list[int]]:
-    """Client numbers of each conversation: at random, everybody in as many, give or take one.
+    """Who is in each conversation, as numbers: at random, everybody in as many, or one more.
 
     Raises ValueError.
     """

