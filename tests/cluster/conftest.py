@@ -6,9 +6,11 @@ broken invariants I1 to I6 and I8, as sentences. `load.figures()` gives the numb
 
 The servers are MONGODB_URI and REDIS_URL where set, else processes of the test. Where there are
 neither, tests are skipped and say so; with CI set they fail. A test here takes 20 s at most;
-longer runs are marked `cluster` and belong to `make test-cluster`.
+longer runs are marked `cluster` and belong to `make test-cluster`. Rows with figures `record`
+them: one JSON object a line, printed, and appended to the file that ANGARIUM_FIGURES names.
 """
 
+import json
 import os
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -38,3 +40,18 @@ def cluster(tmp_path: Path) -> Callable[..., Cluster]:
     if sentence := missing():
         (pytest.fail if os.environ.get("CI") else pytest.skip)(sentence)
     return lambda **options: Cluster(tmp_path / "cluster", **options)
+
+
+@pytest.fixture
+def record(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """record(row, name=number, ...): the figures a test measured for a row of the matrix."""
+
+    def write(row: int, **numbers: float) -> None:
+        rounded = {name: round(number, 3) for name, number in numbers.items()}
+        line = json.dumps({"row": row, "test": request.node.name, **rounded})
+        print(line)
+        if path := os.environ.get("ANGARIUM_FIGURES"):
+            with Path(path).open("a") as file:
+                file.write(line + "\n")
+
+    return write
