@@ -19,6 +19,7 @@ from angarium.errors import Busy, Unavailable
 from angarium.limits import (
     MONGO_CALL_S,
     MONGO_CLOSE_S,
+    MONGO_CONNECTING_S,
     MONGO_CONNECTIONS_MAX,
     MONGO_HEARTBEAT_MS,
     MONGO_RETRY_MAX_S,
@@ -57,6 +58,7 @@ class Link:
         self.waiting = 0
         self.retries = 0
         self.closed = False
+        self._answers = True
         self.call_s = call_s
         self.jitter = jitter
         try:
@@ -103,9 +105,12 @@ class Link:
         while True:
             try:
                 with pymongo.timeout(max(0.01, deadline_s - now_s())):
-                    return await operation()
+                    result = await operation()
+                self._answers = True
+                return result
             except FAILURES as error:
                 verdict = verdict_of(error)
+                self._answers = verdict != "again"
                 if verdict == "taken":
                     raise AlreadyThere(_first_failed(error)) from None
                 if verdict not in ("again", "race") or now_s() + pause_s >= deadline_s:
@@ -153,6 +158,10 @@ class Link:
     async def close(self) -> None:
         """Close every connection; with a store that is gone within MONGO_CLOSE_S."""
         self.closed = True
+        if not self._answers:
+            # The driver's monitor connects just now. Cancelled there, it loses its socket to
+            # the collector; a moment later the connection is refused or stands.
+            await asyncio.sleep(MONGO_CONNECTING_S)
         with pymongo.timeout(MONGO_CLOSE_S):
             await self.client.close()
         await asyncio.sleep(0)  # The driver's connections close in the loop's next step.
