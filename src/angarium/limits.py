@@ -216,6 +216,11 @@ RATES_EVERY_S = 0.2  # Nodes tell each other what they let through, at most this
 RATES_KEYS_AT_ONCE = 256  # In one script; the rest goes with the next.
 RATES_DEBT_S_MAX = 300.0  # What several nodes let through too much is paid back up to this.
 
+BREAKERS_LOOK_S = 0.5  # How often a node looks which breakers others opened or closed.
+BREAKERS_KEPT_S = 3600  # What nobody says again is forgotten by the server.
+BREAKER_PROBE_S = 30.0  # A node whose probe has no outcome by then has died; another may.
+BREAKER_ASK_AGAIN_S = 1.0  # A call during another node's probe may come again after this.
+
 # Cluster store.
 MONGO_CALL_S = 5.0  # One call with its retries, fail-overs included. Over it: Unavailable.
 MONGO_MIGRATE_CALL_S = 3600.0  # An index over a large collection takes its time.

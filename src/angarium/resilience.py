@@ -4,10 +4,11 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Literal, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from angarium.clock import Clock
 from angarium.errors import AngariumError, Unavailable
+from angarium.limits import BREAKER_ASK_AGAIN_S, BREAKER_PROBE_S
 
 T = TypeVar("T")
 Sleep = Callable[[float], Awaitable[None]]
@@ -62,18 +63,53 @@ async def retry(
         attempt += 1
 
 
+Told = Callable[[float | None], None]
+"""Another node's breaker: open for so many seconds more, or closed (None)."""
+
+
+class BreakerPeers(Protocol):
+    """The breakers of the same name on other nodes. Soft: what is said may be lost."""
+
+    def join(self, name: str, told: Told) -> None:
+        """Call `told` on the loop when another node's breaker opened or closed."""
+        ...
+
+    def opened(self, name: str) -> None:
+        """This node's opened for BREAKER_OPEN_S. Returns at once, raises nothing."""
+        ...
+
+    def closed(self, name: str) -> None:
+        """This node's probe succeeded. Returns at once, raises nothing."""
+        ...
+
+    def released(self, name: str) -> None:
+        """This node's probe ended without an outcome. Returns at once, raises nothing."""
+        ...
+
+    async def probe(self, name: str) -> float:
+        """0: this node may make the one probe. Else how many seconds to wait, at least.
+
+        `told` is called first when the breaker was closed meanwhile. Bounded in time, raises
+        nothing; 0 when the peers cannot be asked.
+        """
+        ...
+
+
 class Breaker:
     """Closed: calls pass. Open: Unavailable at once. Half open: one probe decides.
 
     Opens when at least BREAKER_FAILED_SHARE of the calls of the last BREAKER_WINDOW_S failed in
-    a way that `classify` calls "retry"; refusals by the other side show that it works.
+    a way that `classify` calls "retry"; refusals by the other side show that it works. With
+    `peers`, nodes open and close together and one of them probes.
     """
 
-    def __init__(self, name: str, clock: Clock) -> None:
-        self.name, self._clock = name, clock
+    def __init__(self, name: str, clock: Clock, peers: BreakerPeers | None = None) -> None:
+        self.name, self._clock, self._peers = name, clock, peers
         self._outcomes: deque[tuple[float, bool]] = deque(maxlen=1024)
         self._opened_s: float | None = None
         self._probing = False
+        if peers is not None:
+            peers.join(name, self._told)
 
     @property
     def is_open(self) -> bool:
@@ -82,14 +118,16 @@ class Breaker:
     async def call(self, call: Callable[[], Awaitable[T]]) -> T:
         """Make the call, unless the breaker is open: Unavailable with `after_ms` then."""
         probe = self._admit()
+        if probe and self._peers is not None:
+            probe = await self._ask_peers(self._peers)
         try:
             result = await call()
         except Exception as error:
             self._settle(probe, failed=classify(error) == "retry")
             raise
         except BaseException:
-            # Cancelled: nothing is known; the next call may probe.
-            self._probing = self._probing and not probe
+            if probe:
+                self._release()
             raise
         self._settle(probe, failed=False)
         return result
@@ -100,10 +138,40 @@ class Breaker:
             return False
         left_s = self._opened_s + BREAKER_OPEN_S - self._clock.monotonic_s()
         if left_s > 0 or self._probing:
-            after_ms = max(1, round(max(left_s, 1.0) * 1000))
-            raise Unavailable(f"{self.name} does not answer", after_ms)
+            raise self._unavailable(max(left_s, 1.0))
         self._probing = True
         return True
+
+    async def _ask_peers(self, peers: BreakerPeers) -> bool:
+        """Whether this call is the probe of all nodes; not when one of them closed the
+        breaker meanwhile. Raises Unavailable."""
+        try:
+            wait_s = await peers.probe(self.name)
+        except BaseException:
+            self._release()
+            raise
+        if self._opened_s is not None and wait_s <= 0:
+            return True
+        self._probing = False
+        if self._opened_s is not None:
+            raise self._unavailable(wait_s)
+        return False
+
+    def _release(self) -> None:
+        """Cancelled: nothing is known; the next call may probe."""
+        self._probing = False
+        if self._peers is not None:
+            self._peers.released(self.name)
+
+    def _unavailable(self, wait_s: float) -> Unavailable:
+        return Unavailable(f"{self.name} does not answer", max(1, round(wait_s * 1000)))
+
+    def _told(self, left_s: float | None) -> None:
+        self._outcomes.clear()
+        if left_s is None:
+            self._opened_s = None
+        else:
+            self._opened_s = self._clock.monotonic_s() + left_s - BREAKER_OPEN_S
 
     def _settle(self, probe: bool, *, failed: bool) -> None:
         now_s = self._clock.monotonic_s()
@@ -112,7 +180,7 @@ class Breaker:
         if probe:
             self._probing = False
             self._outcomes.clear()
-            self._opened_s = now_s if failed else None
+            self._turn(now_s if failed else None)
             return
         self._outcomes.append((now_s, failed))
         while self._outcomes[0][0] < now_s - BREAKER_WINDOW_S:
@@ -120,4 +188,62 @@ class Breaker:
         failures = sum(failed for _, failed in self._outcomes)
         enough = len(self._outcomes) >= BREAKER_CALLS_MIN
         if enough and failures >= BREAKER_FAILED_SHARE * len(self._outcomes):
-            self._opened_s = now_s
+            self._turn(now_s)
+
+    def _turn(self, opened_s: float | None) -> None:
+        self._opened_s = opened_s
+        if self._peers is None:
+            return
+        if opened_s is None:
+            self._peers.closed(self.name)
+        else:
+            self._peers.opened(self.name)
+
+
+class LocalBreakers:
+    """Implements `BreakerPeers` inside one process; nodes of a test share one table."""
+
+    def __init__(self, clock: Clock, table: "BreakerTable | None" = None) -> None:
+        self._clock = clock
+        self._table = BreakerTable() if table is None else table
+
+    def join(self, name: str, told: Told) -> None:
+        self._table.told.setdefault(name, []).append((self, told))
+
+    def opened(self, name: str) -> None:
+        self._table.until_s[name] = self._clock.monotonic_s() + BREAKER_OPEN_S
+        self._table.probes.pop(name, None)
+        self._tell_others(name, BREAKER_OPEN_S)
+
+    def closed(self, name: str) -> None:
+        self._table.until_s.pop(name, None)
+        self._table.probes.pop(name, None)
+        self._tell_others(name, None)
+
+    def released(self, name: str) -> None:
+        if name in self._table.probes and self._table.probes[name][0] is self:
+            del self._table.probes[name]
+
+    async def probe(self, name: str) -> float:
+        now_s = self._clock.monotonic_s()
+        wait_s = self._table.until_s.get(name, now_s) - now_s
+        prober, until_s = self._table.probes.get(name, (self, 0.0))
+        if wait_s <= 0 and prober is not self and until_s > now_s:
+            wait_s = min(BREAKER_ASK_AGAIN_S, until_s - now_s)
+        if wait_s <= 0:
+            self._table.probes[name] = (self, now_s + BREAKER_PROBE_S)
+        return max(0.0, wait_s)
+
+    def _tell_others(self, name: str, left_s: float | None) -> None:
+        for peers, told in self._table.told.get(name, ()):
+            if peers is not self:
+                told(left_s)
+
+
+class BreakerTable:
+    """What the breakers of one process share."""
+
+    def __init__(self) -> None:
+        self.until_s: dict[str, float] = {}
+        self.probes: dict[str, tuple[LocalBreakers, float]] = {}
+        self.told: dict[str, list[tuple[LocalBreakers, Told]]] = {}

@@ -69,7 +69,8 @@ class RedisLink:
             # Asked anew: topics move between servers, and a subscription is not redirected.
             await self.client.nodes_manager.initialize()
             named["target_nodes"] = self.client.get_node_from_key(topic)
-        answer = await self.client.execute_command("COMMAND INFO", "SSUBSCRIBE", **named)
+        asked = self.client.execute_command("COMMAND INFO", "SSUBSCRIBE", **named)
+        answer = await cancellable(asked)
         if isinstance(answer, Mapping):
             return "ssubscribe" in answer
         return bool(answer and answer[0])
@@ -82,9 +83,9 @@ class RedisLink:
         outer = self.client.pubsub()
         try:
             if sharded:
-                await outer.ssubscribe(*topics)
+                await cancellable(outer.ssubscribe(*topics))
             else:
-                await outer.subscribe(*topics)
+                await cancellable(outer.subscribe(*topics))
             inner = outer
             if sharded and isinstance(outer, ClusterPubSub):
                 # The one connection to the server that owns the topic.
@@ -97,17 +98,17 @@ class RedisLink:
     async def publish(self, topic: str, payload: bytes, *, sharded: bool) -> None:
         """One PUBLISH. Raises REDIS_FAILS."""
         command = "SPUBLISH" if sharded else "PUBLISH"
-        await self.client.execute_command(command, topic, payload)
+        await cancellable(self.client.execute_command(command, topic, payload))
 
     async def script(self, source: str, key: str, *arguments: str | int) -> Any:
         """Run a script over one key. Raises REDIS_FAILS."""
-        return await self.client.eval(source, 1, key, *arguments)
+        return await cancellable(self.client.eval(source, 1, key, *arguments))
 
     async def script_over(
         self, source: str, keys: Sequence[str], *arguments: str | float
     ) -> Any:
         """The same over many keys; in a cluster they share a hash tag. Raises REDIS_FAILS."""
-        return await self.client.eval(source, len(keys), *keys, *arguments)
+        return await cancellable(self.client.eval(source, len(keys), *keys, *arguments))
 
     async def close(self) -> None:
         await self.client.aclose()
@@ -131,7 +132,7 @@ class Subscription:
         return message
 
     async def ping(self) -> None:
-        await self._inner.ping()
+        await cancellable(self._inner.ping())
 
     async def close(self) -> None:
         if self._inner is not self._outer:
@@ -139,11 +140,26 @@ class Subscription:
         await self._outer.aclose()
 
 
+async def cancellable(call: Awaitable[T]) -> T:
+    """The same call, ended by a cancel.
+
+    The client uses `asyncio.wait_for`, which in Python 3.11 loses a cancel that comes as it
+    ends: a task that is told to end would go on.
+    """
+    task = asyncio.current_task()
+    cancels = task.cancelling() if task is not None else 0
+    try:
+        return await call
+    finally:
+        if task is not None and task.cancelling() > cancels:
+            raise asyncio.CancelledError
+
+
 async def in_time(call: Awaitable[T], wait_s: float = SOFT_WAIT_S) -> T:
     """What Redis answers within `wait_s`. Raises Unavailable."""
     try:
         async with asyncio.timeout(wait_s):
-            return await call
+            return await cancellable(call)
     except (TimeoutError, *REDIS_FAILS) as error:
         raise Unavailable("redis does not answer") from error
 

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from angarium.bus.redis_link import REDIS_FAILS, RedisLink
+from angarium.bus.redis_link import REDIS_FAILS, RedisLink, cancellable
 from angarium.bus.registry import Holder, OnLost
 from angarium.clock import Clock
 from angarium.errors import Unavailable
@@ -118,7 +118,7 @@ class RedisRegistry:
     async def _ask(self, call: Callable[..., Awaitable[Any]], *arguments: str | int) -> Any:
         async with self._turns:
             try:
-                return await call(*arguments)
+                return await cancellable(call(*arguments))
             except REDIS_FAILS as error:
                 raise Unavailable("redis does not answer") from error
 

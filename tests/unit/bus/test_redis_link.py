@@ -1,12 +1,13 @@
 """Which URLs are understood, and what is said of the others."""
 
+import asyncio
 import importlib
 import sys
 
 import pytest
 
-from angarium.bus.redis_link import open_link
-from angarium.errors import Misconfigured
+from angarium.bus.redis_link import cancellable, in_time, open_link
+from angarium.errors import Misconfigured, Unavailable
 
 
 @pytest.mark.parametrize(
@@ -64,3 +65,37 @@ def test_without_the_redis_client_the_sentence_says_what_to_install(
 
     with pytest.raises(Misconfigured, match=r"angarium\[cluster\]"):
         importlib.import_module("angarium.bus.redis_link")
+
+
+async def deaf(wait_s: float) -> str:
+    """Loses a cancel, as `asyncio.wait_for` of Python 3.11 does when it comes as it ends."""
+    try:
+        await asyncio.sleep(wait_s)
+    except asyncio.CancelledError:
+        pass
+    return "answer"
+
+
+def test_a_task_that_is_told_to_end_ends_although_the_client_lost_the_cancel() -> None:
+    async def scenario() -> None:
+        async def work() -> None:
+            while True:
+                await cancellable(deaf(0.01))
+
+        task = asyncio.create_task(work())
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task], timeout=1)
+        assert task.cancelled()
+
+    asyncio.run(scenario())
+
+
+def test_a_call_that_takes_too_long_is_unavailable_however_it_ends() -> None:
+    async def scenario() -> None:
+        for call in (deaf(10), asyncio.sleep(10)):
+            with pytest.raises(Unavailable):
+                await in_time(call, 0.01)
+        assert await in_time(deaf(0.0), 1) == "answer"
+
+    asyncio.run(scenario())

@@ -125,9 +125,11 @@ def test_a_node_takes_over_what_the_others_let_through() -> None:
 
 def test_what_is_let_through_while_it_settles_is_not_forgotten() -> None:
     async def scenario(nodes: Nodes) -> None:
+        assert all(nodes.take(1) for _ in range(RATE // 2))
+        await asyncio.sleep(1)
         nodes.take(0)
         await asyncio.sleep(0.002)  # The settlement is under way.
-        assert all(nodes.take(0) for _ in range(RATE - 1))
+        assert all(nodes.take(0) for _ in range(RATE // 2))
         await asyncio.sleep(0.01)
 
         assert not nodes.take(0)
@@ -151,6 +153,21 @@ def test_while_the_others_cannot_be_asked_the_own_bucket_decides(how: str) -> No
 
         assert passed <= 5 * RATE + 3, "and one rate again afterwards"
         assert nodes.limiters[0].figures()["shared"] == 1
+
+    on_nodes(scenario)
+
+
+def test_what_was_let_through_while_redis_was_away_is_told_when_it_is_back() -> None:
+    async def scenario(nodes: Nodes) -> None:
+        nodes.rates[0].away = True
+        assert all(nodes.take(0) for _ in range(RATE))
+        await asyncio.sleep(1)
+        nodes.rates[0].away = False
+        await asyncio.sleep(2)
+        nodes.take(1)
+        await asyncio.sleep(1)
+
+        assert sum(nodes.take(1) for _ in range(RATE)) <= 2
 
     on_nodes(scenario)
 
