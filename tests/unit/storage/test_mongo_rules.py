@@ -157,7 +157,8 @@ def message(
 
 
 def earlier_of(run: Run, position: int, sequence: int, purged_ms: int = 0) -> Earlier:
-    return Earlier(ObjectId(), sequence, run.digests[position], 5, purged_ms)
+    cs = run.messages[position].cs
+    return Earlier(ObjectId(), sequence, cs, run.digests[position], 5, purged_ms)
 
 
 def test_new_messages_get_the_next_sequences() -> None:
@@ -188,11 +189,19 @@ def test_what_follows_a_failed_row_stays_open_and_what_precedes_it_is_settled() 
 def test_an_insert_of_ours_that_nobody_confirmed_is_no_duplicate() -> None:
     run, known = Run("c", [message(1)]), Known(1, 1, 0)
     known.counters["D"] = 1
-    own = Earlier(run.ids[0], 1, run.digests[0], 5)
+    own = Earlier(run.ids[0], 1, 1, run.digests[0], 5)
     assert plan(run, known, {("D", "D1"): own}, 9) == []
     assert run.results == [Accepted(1, 1, 5)]
     assert plan(run, known, {("D", "D1"): earlier_of(run, 0, 1)}, 9) == []
     assert run.results == [Accepted(1, 1, 5, duplicate=True)]
+
+
+def test_what_follows_a_message_that_another_node_just_stored_is_the_next_one() -> None:
+    run, known = Run("c", [message(2), message(3)]), Known(1, 1, 1, {"D": 1})
+    # Its counter was read before the other node stored it, its key after.
+    rows = plan(run, known, {("D", "D2"): earlier_of(run, 0, 2)}, 9)
+    assert [row.document["cs"] for row in rows] == [3]
+    assert [type(result) for result in run.results] == [Accepted, Accepted]
 
 
 def test_refusals_say_why() -> None:

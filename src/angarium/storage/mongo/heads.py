@@ -18,8 +18,8 @@ from angarium.model.conversation import Head
 from angarium.storage.mongo.link import Document, Link
 from angarium.storage.mongo.placing import Earlier, Known
 
-_SHOWN_EARLIER = {"seq": 1, "key": 1, "hash": 1, "at": 1, "purged_ms": 1}
-_SHOWN_NEWER = {**_SHOWN_EARLIER, "dev": 1, "cs": 1}
+_SHOWN_EARLIER = {"seq": 1, "cs": 1, "key": 1, "hash": 1, "at": 1, "purged_ms": 1}
+_SHOWN_NEWER = {**_SHOWN_EARLIER, "dev": 1}
 
 
 class Heads:
@@ -119,7 +119,7 @@ class Heads:
 
 
 def _earlier(d: Document) -> Earlier:
-    return Earlier(d["_id"], d["seq"], d["hash"], d["at"], d["purged_ms"])
+    return Earlier(d["_id"], d["seq"], d["cs"], d["hash"], d["at"], d["purged_ms"])
 
 
 class Marks:

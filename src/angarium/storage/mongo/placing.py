@@ -36,6 +36,7 @@ class Earlier:
 
     id: ObjectId
     sequence: int
+    cs: int
     digest: bytes
     accepted_ms: int
     purged_ms: int = 0
@@ -111,12 +112,15 @@ def plan(run: Run, known: Known, found: dict[Place, Earlier], now_ms: int) -> li
         if earlier is not None:
             own = earlier.id == run.ids[position]
             run.results[position] = _repeat(known.epoch, earlier, digest, now_ms, own=own)
+            # Another node may have stored it after the counters were read; what follows it
+            # here would be refused by a counter that its sender has left behind.
+            counters[message.device] = max(at, earlier.cs)
         elif message.cs != at + 1:
             run.results[position] = _refuse(message.cs, at)
         else:
             head += 1
             counters[message.device] = message.cs
-            seen[place] = Earlier(run.ids[position], head, digest, now_ms)
+            seen[place] = Earlier(run.ids[position], head, message.cs, digest, now_ms)
             run.results[position] = Accepted(known.epoch, head, now_ms)
             rows.append(Row(position, _document(run, position, head, now_ms)))
     return rows
