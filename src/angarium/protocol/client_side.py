@@ -359,6 +359,7 @@ class ClientMachine:
         if not other:
             return []
         self._committed[c] = 0
+        self._outflow.forget(c)
         self._unacked.pop(c, None)
         self._gets.pop(c, None)
         return [EpochBegan(c, epoch)]
@@ -388,7 +389,7 @@ class ClientMachine:
         return []
 
     def _stored(self, send: Outgoing, sequence: int) -> list[Effect]:
-        self._outflow.remove(send)
+        self._outflow.stored(send)
         return [Stored(send.c, send.key, sequence)]
 
     def _drop(self, send: Outgoing) -> list[Effect]:

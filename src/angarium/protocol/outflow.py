@@ -24,6 +24,7 @@ from angarium.protocol.frames import Err, Sealed, Send
 
 PAUSE_MIN_S = 0.05
 PAUSE_MAX_S = 10.0
+DOUBTS_MAX = 8  # Answers in a row that deny what was confirmed; then they are believed.
 
 SendState = Literal["waiting", "in_flight", "resealing"]
 
@@ -67,6 +68,7 @@ class Outflow:
         self._random = random
         self._lanes: dict[str, Lane] = {}
         self._by_id: dict[int, Outgoing] = {}
+        self._confirmed: dict[str, int] = {}  # Conversation -> highest counter stored.
         self.limit_conversation = SENDS_IN_FLIGHT_PER_CONVERSATION
         self.limit_connection = SENDS_IN_FLIGHT_PER_CONNECTION
 
@@ -85,6 +87,15 @@ class Outflow:
 
     def by_id(self, request: int) -> Outgoing | None:
         return self._by_id.get(request)
+
+    def stored(self, send: Outgoing) -> None:
+        """The relay has it."""
+        self._confirmed[send.c] = max(send.cs, self._confirmed.get(send.c, 0))
+        self.remove(send)
+
+    def forget(self, c: str) -> None:
+        """The conversation began anew: what was confirmed may be gone."""
+        self._confirmed.pop(c, None)
 
     def remove(self, send: Outgoing) -> None:
         self._by_id.pop(send.id, None)
@@ -159,11 +170,16 @@ class Outflow:
         """The relay expects counter `cs` next. Returns (key, new counter) of moved sends.
 
         When that send is queued here it leaves again with the others; when it is not, it was
-        refused or belongs to a history that is gone, and the queue moves to `cs`.
+        refused or belongs to a history that is gone, and the queue moves to `cs`. A node that
+        has not seen yet what another one stored is asked again first.
         """
         lane = self._lanes.get(c)
         if lane is None or not lane.sends or lane.sends[0].cs <= cs <= lane.sends[-1].cs:
             return []
+        if cs <= self._confirmed.get(c, 0):
+            if lane.refusals < DOUBTS_MAX:
+                return []
+            self._confirmed[c] = cs - 1
         return self._number_from(lane.sends, cs)
 
     def close_up(self, c: str, cs: int) -> list[tuple[str, int]]:

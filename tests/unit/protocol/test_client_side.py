@@ -214,6 +214,22 @@ def test_a_lower_expectation_than_any_queued_send_moves_the_queue() -> None:
     assert Renumbered("c", (("own5", 3),)) in effects
 
 
+def test_an_expectation_below_what_was_stored_is_doubted_before_the_queue_moves() -> None:
+    client = machine()
+    live(client)
+    one, two = sends(client.submit(outgoing(1), 1.0) + client.submit(outgoing(2), 1.0))
+    client.received(1, [Ok(one.id, "c", 1, 1, 0, False)], 1.0)
+    now_s, moved = 1.0, 0
+    while not moved:
+        late = Err(two.id, "out_of_order", retry=True, expect_cs=1)
+        effects = client.received(1, [late], now_s)
+        moved = sum(effect == Renumbered("c", (("own2", 1),)) for effect in effects)
+        now_s += 11.0
+        again = sends(effects + client.tick(now_s))
+        two = again[0] if again else two
+    assert now_s > 1.0 + 7 * 11.0
+
+
 def test_a_stale_device_list_seals_again_under_the_same_key() -> None:
     client = machine()
     live(client)
