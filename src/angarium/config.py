@@ -79,10 +79,15 @@ class Settings(BaseSettings):
         "angarium.examples", description="Module or file whose agents the gateway runs."
     )
     default_agent: str = Field("", description="Agent for new conversations; empty: the first.")
+    drain_wait_s: float = Field(
+        0.0, ge=0, le=60,
+        description="How long a node that is to stop serves new clients still, while it says "
+        "it is not ready; behind a load balancer as long as that takes to notice, 5 to 10.",
+    )  # fmt: skip
     drain_grace_s: float = Field(
         5.0, ge=0, le=600,
-        description="How long clients may take to move to another node before a stop; "
-        "behind a load balancer 45 or more, and the orchestrator's grace above it.",
+        description="How long clients may take to move to another node before a stop; behind "
+        "a load balancer 45 or more. The orchestrator waits 10 s more than both together.",
     )  # fmt: skip
     rate_per_minute: int = Field(
         RATE_PER_MINUTE, ge=1, description="Messages a minute per principal and per phone."

@@ -108,10 +108,12 @@ class Node:
             raise
 
     async def drain(self) -> None:
-        """Not ready; running turns finish; connections move away."""
+        """Not ready; running turns finish; the balancer notices; connections move away."""
         self.health.drain()
         await self._end_work()  # Our own devices first: this node is where they would go.
         if self.messaging is not None:
+            log.info("node.draining", connections=self.messaging.connections)
+            await asyncio.sleep(self.settings.drain_wait_s)
             await self.messaging.drain(self.settings.drain_grace_s)
 
     async def stop(self) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from angarium.errors import Unavailable
 from angarium.protocol.frames import Goaway, Msg, Ok
 from angarium.sdk.client import Client, Conversation
 from angarium.sdk.contract import Delivered
@@ -15,8 +16,9 @@ from angarium.server.auth import mint_token
 from angarium.server.http import free_port
 from angarium.storage.care import check
 from angarium.testing.process import ServedNode
+from angarium.testing.rawclient import RawClient, enrol
 
-from .nodes import ECHO, Run, get, pair
+from .nodes import ECHO, Run, Talker, get, pair
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
@@ -26,7 +28,7 @@ BACK_WAIT_S = 90.0  # Clients come back at random within a window that grows whi
 STOP_MARGIN_S = 25.0  # Beyond the grace: turns get up to 5 s, and this machine may be busy.
 
 
-def prepare(place: Path, grace_s: float) -> ServedNode:
+def prepare(place: Path, grace_s: float, wait_s: float = 0.0) -> ServedNode:
     """A node on ports that stay the same through restarts; not started yet."""
     (place / "agents.py").write_text(ECHO)
     settings = {
@@ -36,6 +38,7 @@ def prepare(place: Path, grace_s: float) -> ServedNode:
         "websocket_port": str(free_port("127.0.0.1")),
         "phone_port": str(free_port("127.0.0.1")),
         "drain_grace_s": str(grace_s),
+        "drain_wait_s": str(wait_s),
     }
     return ServedNode(place / "node", settings=settings)
 
@@ -169,6 +172,44 @@ def test_a_node_that_everybody_left_does_not_wait_for_its_deadline(
             people = await pair(node, "left")
             await people.assert_alive()
             await people.leave()
+            async with asyncio.timeout(STOP_MARGIN_S):
+                assert await node.stop() == 0
+        finally:
+            await node.kill()
+
+    run(scenario())
+
+
+def test_a_node_that_is_not_ready_still_serves_until_the_balancer_has_noticed(
+    run: Run, tmp_path: Path
+) -> None:
+    wait_s = 3.0
+
+    async def scenario() -> None:
+        node = prepare(tmp_path, grace_s=50, wait_s=wait_s)
+        await node.start()
+        try:
+            people = await pair(node, "noticed")
+            newcomer = await enrol(node, "@newcomer:angarium")
+            os.kill(node.pid, signal.SIGTERM)
+            asked_s = asyncio.get_running_loop().time()
+            while (await get(node, "/readyz")).status_code == 200:
+                pass
+            # The balancer has not looked yet: it sends one more client here.
+            late = await Talker.join(node, newcomer)
+            await people.assert_alive()
+
+            for each in (people.ada, late):
+                await each.next(Goaway)
+            assert asyncio.get_running_loop().time() - asked_s > wait_s * 0.9
+            turned_away = await RawClient.connect(
+                node.websocket_url, people.ada.device.device, people.ada.device.token
+            )
+            assert (turned_away.close_code, turned_away.close_reason) == (
+                Unavailable.close_code, "unavailable after_ms=1000",
+            )  # fmt: skip
+            await people.leave()
+            await late.leave()
             async with asyncio.timeout(STOP_MARGIN_S):
                 assert await node.stop() == 0
         finally:

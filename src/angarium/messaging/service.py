@@ -94,6 +94,7 @@ class Messaging:
         self._announced: dict[ConversationId, Appended] = {}
         self._bus_check_due_s = self._store_check_due_s = self._relist_due_s = 0.0
         self._checking, self._checked_s = False, -math.inf
+        self._drain_ends_s = 0.0
         self._relisted = 0
         self._empty = asyncio.Event()
         self._hub = Hub(
@@ -183,6 +184,7 @@ class Messaging:
         Sends are still served. What is connected at the deadline is closed with 4001.
         """
         self.is_ready = False
+        self._drain_ends_s = self._clock.monotonic_s() + grace_s
         connections = self._hub.everyone()
         spread_s = min(DRAIN_SPREAD_S_MAX, len(connections) / DRAIN_CONNECTIONS_PER_S)
         for connection in connections:
@@ -246,7 +248,8 @@ class Messaging:
         self._events.came(connection)
         if not self.is_ready:
             # Its hello came just before the drain began.
-            self._hub.perform(connection, connection.machine.go_away(0.0, DRAIN_GRACE_S))
+            left_s = max(0.0, self._drain_ends_s - self._clock.monotonic_s())
+            self._hub.perform(connection, connection.machine.go_away(0.0, left_s))
 
     def _gone(self, connection: Connection) -> None:
         self._displacement.went(connection)

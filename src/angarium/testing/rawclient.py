@@ -43,7 +43,7 @@ class RawClient(picows.WSListener):
 
     def __init__(self) -> None:
         self.on_frames: Callable[[list[Any]], None] | None = None
-        self.close_code = 0
+        self.close_code, self.close_reason = 0, ""
         self.closed = asyncio.Event()
         self.live = asyncio.Event()
         self.automatic_acks = True
@@ -112,6 +112,7 @@ class RawClient(picows.WSListener):
         if frame.msg_type == picows.WSMsgType.CLOSE:
             payload = frame.get_payload_as_bytes()
             self.close_code = int.from_bytes(payload[:2], "big")
+            self.close_reason = payload[2:].decode()
             transport.disconnect()
             return
         if frame.msg_type in (picows.WSMsgType.BINARY, picows.WSMsgType.TEXT):
