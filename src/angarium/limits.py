@@ -225,7 +225,6 @@ BREAKER_ASK_AGAIN_S = 1.0  # A call during another node's probe may come again a
 MONGO_CALL_S = 5.0  # One call with its retries, fail-overs included. Over it: Unavailable.
 MONGO_MIGRATE_CALL_S = 3600.0  # An index over a large collection takes its time.
 MONGO_CLOSE_S = 1.0  # Saying goodbye to a store that may be gone.
-MONGO_CONNECTING_S = 0.05  # A store that does not answer: so long before closing, see link.py.
 MONGO_HEARTBEAT_MS = 1000  # A new primary is noticed at least this often.
 MONGO_RETRY_MIN_S = 0.02  # Pauses between tries double from here ...
 MONGO_RETRY_MAX_S = 0.5  # ... to here.

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import pymongo
@@ -12,6 +13,12 @@ from pymongo import AsyncMongoClient, ReadPreference
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import BulkWriteError, ConfigurationError
+from pymongo.monitoring import (
+    ServerHeartbeatFailedEvent,
+    ServerHeartbeatListener,
+    ServerHeartbeatStartedEvent,
+    ServerHeartbeatSucceededEvent,
+)
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
@@ -19,7 +26,6 @@ from angarium.errors import Busy, Unavailable
 from angarium.limits import (
     MONGO_CALL_S,
     MONGO_CLOSE_S,
-    MONGO_CONNECTING_S,
     MONGO_CONNECTIONS_MAX,
     MONGO_HEARTBEAT_MS,
     MONGO_RETRY_MAX_S,
@@ -42,6 +48,39 @@ class _PlainInteger(TypeDecoder):
         return int(value)
 
 
+class Greetings(ServerHeartbeatListener):
+    """Which servers the driver greets just now, over connections it may still be opening.
+
+    Cancelled while it opens one, the driver loses that socket to the collector.
+    """
+
+    def __init__(self) -> None:
+        self._under_way: set[tuple[str, int | None]] = set()
+        self._over = asyncio.Event()
+
+    async def finish(self) -> None:
+        """Returns once none is under way."""
+        await asyncio.sleep(0)  # A failed one may be tried again at once.
+        while self._under_way:
+            self._over.clear()
+            await self._over.wait()
+            await asyncio.sleep(0)
+
+    def started(self, event: ServerHeartbeatStartedEvent) -> None:
+        if not event.awaited:  # Else it waits for news over a connection that stands.
+            self._under_way.add(event.connection_id)
+
+    def succeeded(self, event: ServerHeartbeatSucceededEvent) -> None:
+        self._end(event.connection_id)
+
+    def failed(self, event: ServerHeartbeatFailedEvent) -> None:
+        self._end(event.connection_id)
+
+    def _end(self, place: tuple[str, int | None]) -> None:
+        self._under_way.discard(place)
+        self._over.set()
+
+
 class Link:
     """One client and one database; every write is w:majority with a journal, every read sees
     only what a majority has. Raises Misconfigured for a URI that cannot be used."""
@@ -58,13 +97,14 @@ class Link:
         self.waiting = 0
         self.retries = 0
         self.closed = False
-        self._answers = True
+        self._greetings = Greetings()
         self.call_s = call_s
         self.jitter = jitter
         try:
             self.client: AsyncMongoClient[Document] = AsyncMongoClient(
                 uri,
                 appname="angarium",
+                event_listeners=[self._greetings],
                 heartbeatFrequencyMS=MONGO_HEARTBEAT_MS,
                 maxPoolSize=MONGO_CONNECTIONS_MAX,
             )
@@ -105,12 +145,9 @@ class Link:
         while True:
             try:
                 with pymongo.timeout(max(0.01, deadline_s - now_s())):
-                    result = await operation()
-                self._answers = True
-                return result
+                    return await operation()
             except FAILURES as error:
                 verdict = verdict_of(error)
-                self._answers = verdict != "again"
                 if verdict == "taken":
                     raise AlreadyThere(_first_failed(error)) from None
                 if verdict not in ("again", "race") or now_s() + pause_s >= deadline_s:
@@ -156,12 +193,10 @@ class Link:
         return True
 
     async def close(self) -> None:
-        """Close every connection; with a store that is gone within MONGO_CLOSE_S."""
+        """Close every connection; with a store that is gone within twice MONGO_CLOSE_S."""
         self.closed = True
-        if not self._answers:
-            # The driver's monitor connects just now. Cancelled there, it loses its socket to
-            # the collector; a moment later the connection is refused or stands.
-            await asyncio.sleep(MONGO_CONNECTING_S)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._greetings.finish(), MONGO_CLOSE_S)
         with pymongo.timeout(MONGO_CLOSE_S):
             await self.client.close()
         await asyncio.sleep(0)  # The driver's connections close in the loop's next step.
