@@ -26,6 +26,7 @@ from angarium.limits import (
     MONGO_YIELD_MAX_S,
 )
 from angarium.model.message import AppendResult, NewMessage, NotAccepted
+from angarium.storage.mongo.guards import ALL_GUARDS, Guards
 from angarium.storage.mongo.heads import Heads, Marks
 from angarium.storage.mongo.inserts import Attempt, insert
 from angarium.storage.mongo.link import Link
@@ -62,8 +63,15 @@ class _Lane:
 class Appends:
     """Places messages. Raises Busy when too many wait; everything else is a result."""
 
-    def __init__(self, link: Link, clock: Clock, heads: Heads, marks: Marks) -> None:
-        self._link, self._clock = link, clock
+    def __init__(
+        self,
+        link: Link,
+        clock: Clock,
+        heads: Heads,
+        marks: Marks,
+        guards: Guards = ALL_GUARDS,
+    ) -> None:
+        self._link, self._clock, self._guards = link, clock, guards
         self._heads, self._marks = heads, marks
         self._lanes: dict[ConversationId, _Lane] = {}
         self._ready: deque[ConversationId] = deque()
@@ -239,7 +247,7 @@ class Appends:
                 # Nothing could be read, or a value that cannot be stored: it fails alone.
                 run.refuse(NotAccepted(_known_error(found)))
             else:
-                rows = plan(run, known, found, self._clock.now_ms())
+                rows = plan(run, known, found, self._clock.now_ms(), guards=self._guards)
                 attempts.append(Attempt(run, known, rows))
         left_s = deadline_s - asyncio.get_running_loop().time()
         await insert(self._link["messages"], attempts, left_s)

@@ -33,8 +33,10 @@ from angarium.limits import (
     STORE_CALLS_WAITING_MAX,
 )
 from angarium.storage.mongo.faults import FAILURES, AlreadyThere, translate, verdict_of
+from angarium.storage.mongo.guards import ALL_GUARDS, Guards
 
 T = TypeVar("T")
+ONE = WriteConcern(1, j=False)
 Document = dict[str, Any]
 Documents = AsyncCollection[Document]
 
@@ -92,6 +94,7 @@ class Link:
         *,
         call_s: float = MONGO_CALL_S,
         jitter: Callable[[], float] = random.random,
+        guards: Guards = ALL_GUARDS,
     ) -> None:
         self.uri, self.name = uri, database
         self.waiting = 0
@@ -113,8 +116,8 @@ class Link:
         self.database: AsyncDatabase[Document] = self.client.get_database(
             database,
             codec_options=CodecOptions(type_registry=TypeRegistry([_PlainInteger()])),
-            write_concern=WriteConcern("majority", j=True),
-            read_concern=ReadConcern("majority"),
+            write_concern=WriteConcern("majority", j=True) if guards.majority else ONE,
+            read_concern=ReadConcern("majority" if guards.majority else "local"),
             read_preference=ReadPreference.PRIMARY,
         )
 

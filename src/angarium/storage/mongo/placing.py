@@ -10,6 +10,7 @@ from angarium.errors import KeyExpired, KeyReused, OutOfOrder
 from angarium.ids import ConversationId, DeviceId, MessageKey
 from angarium.limits import TOMBSTONE_KEPT_S
 from angarium.model.message import Accepted, AppendResult, NewMessage, NotAccepted
+from angarium.storage.mongo.guards import ALL_GUARDS, Guards
 
 DIGEST_BYTES = 16  # A sender that collides with itself harms only itself.
 
@@ -99,7 +100,14 @@ def odd_devices(known: Known, messages: Iterable[NewMessage]) -> set[DeviceId]:
     return odd
 
 
-def plan(run: Run, known: Known, found: dict[Place, Earlier], now_ms: int) -> list[Row]:
+def plan(
+    run: Run,
+    known: Known,
+    found: dict[Place, Earlier],
+    now_ms: int,
+    *,
+    guards: Guards = ALL_GUARDS,
+) -> list[Row]:
     """Fill in the results of all open messages as if every row returned were stored."""
     head, counters = known.head, {m.device: known.counters[m.device] for m in run.open}
     seen = dict(found)
@@ -115,7 +123,7 @@ def plan(run: Run, known: Known, found: dict[Place, Earlier], now_ms: int) -> li
             # Another node may have stored it after the counters were read; what follows it
             # here would be refused by a counter that its sender has left behind.
             counters[message.device] = max(at, earlier.cs)
-        elif message.cs != at + 1:
+        elif guards.predecessor and message.cs != at + 1:
             run.results[position] = _refuse(message.cs, at)
         else:
             head += 1

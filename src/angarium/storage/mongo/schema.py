@@ -6,7 +6,7 @@ clean up: whoever reads checks the age.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pymongo import IndexModel
@@ -19,6 +19,7 @@ from angarium.limits import (
     MONGO_TRACE_KEPT_S,
     WEBHOOK_KEPT_S,
 )
+from angarium.storage.mongo.guards import ALL_GUARDS, Guards
 from angarium.storage.mongo.link import Document, Link
 
 SCHEMA_VERSION = 1
@@ -165,7 +166,20 @@ async def check_version(link: Link) -> None:
         )
 
 
-async def upgrade(link: Link) -> tuple[int, int]:
+def indexes_of(collection: str, guards: Guards = ALL_GUARDS) -> list[Index]:
+    """The collection's indexes; those that are a guard are unique while it stands."""
+    stands = {
+        "by_c_seq": guards.unique_sequence,
+        "by_c_dev_key": guards.unique_key,
+        "by_c_dev_cs": guards.unique_counter,
+    }
+    found = INDEXES.get(collection, ())
+    if collection != "messages":
+        return list(found)
+    return [replace(index, unique=stands[index.name]) for index in found]
+
+
+async def upgrade(link: Link, guards: Guards = ALL_GUARDS) -> tuple[int, int]:
     """Create what is missing; returns the versions before and after. Safe to repeat, and safe
     from several nodes at once. Raises SchemaMismatch when the store is newer or an index of
     ours exists with other options."""
@@ -174,7 +188,7 @@ async def upgrade(link: Link) -> tuple[int, int]:
         await check_version(link)
     there = set(await link.call(link.database.list_collection_names))
     for name in SHARD_KEYS:
-        await _prepare(link, name, exists=name in there)
+        await _prepare(link, name, indexes_of(name, guards), exists=name in there)
     # Last: a store that names the version has all of it.
     await link.call(
         lambda: link["meta"].update_one(
@@ -184,7 +198,7 @@ async def upgrade(link: Link) -> tuple[int, int]:
     return before, SCHEMA_VERSION
 
 
-async def _prepare(link: Link, name: str, *, exists: bool) -> None:
+async def _prepare(link: Link, name: str, indexes: list[Index], *, exists: bool) -> None:
     fields = VALIDATION.get(name)
     options: Document = {"validator": _validator(fields)} if fields else {}
 
@@ -197,11 +211,11 @@ async def _prepare(link: Link, name: str, *, exists: bool) -> None:
             if error.code != 48:  # NamespaceExists: another node was faster.
                 raise
 
-    if not exists and (options or name not in INDEXES):
+    if not exists and (options or not indexes):
         await link.call(create)
     elif options:
         await link.call(lambda: link.database.command("collMod", name, **options))
-    models = [index.model() for index in INDEXES.get(name, ())]
+    models = [index.model() for index in indexes]
     if models:
         await link.call(lambda: link[name].create_indexes(models))
 

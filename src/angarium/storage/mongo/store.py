@@ -12,6 +12,7 @@ from angarium.storage.mongo.appends import Appends
 from angarium.storage.mongo.blobs import MongoBlobs
 from angarium.storage.mongo.conversations import MongoConversations, MongoReceipts
 from angarium.storage.mongo.directory import MongoDirectory
+from angarium.storage.mongo.guards import ALL_GUARDS, Guards
 from angarium.storage.mongo.heads import Heads, Marks
 from angarium.storage.mongo.ids import Numbers
 from angarium.storage.mongo.inbox import MongoAudit, MongoCommands, MongoWebhooks
@@ -28,10 +29,10 @@ class MongoStore:
     """All contracts over one MongoDB database. Made by `open_mongo` or `second`; `store` is
     what the product uses."""
 
-    def __init__(self, link: Link, clock: Clock) -> None:
-        self._link, self._clock = link, clock
+    def __init__(self, link: Link, clock: Clock, guards: Guards = ALL_GUARDS) -> None:
+        self._link, self._clock, self._guards = link, clock, guards
         self._heads, self._marks = Heads(link), Marks(link)
-        self._appends = Appends(link, clock, self._heads, self._marks)
+        self._appends = Appends(link, clock, self._heads, self._marks, guards)
         self._name = str(ObjectId())
         self._closed = False
         numbers = Numbers(clock, secrets.randbits)
@@ -40,10 +41,10 @@ class MongoStore:
             conversations=MongoConversations(link),
             receipts=MongoReceipts(link, self._heads),
             directory=MongoDirectory(link),
-            vault=MongoVault(link),
+            vault=MongoVault(link, guards),
             turns=MongoTurns(link),
             outbox=MongoOutbox(link),
-            leases=MongoLeases(link),
+            leases=MongoLeases(link, guards),
             webhooks=MongoWebhooks(link, numbers),
             audit=MongoAudit(link, numbers),
             commands=MongoCommands(link),
@@ -53,8 +54,10 @@ class MongoStore:
     async def second(self) -> "MongoStore":
         """Another store object over the same data with a connection and caches of its own, as a
         second node would have. Close each."""
-        link = Link(self._link.uri, self._link.name, call_s=self._link.call_s)
-        return MongoStore(link, self._clock)
+        link = Link(
+            self._link.uri, self._link.name, call_s=self._link.call_s, guards=self._guards
+        )
+        return MongoStore(link, self._clock, self._guards)
 
     async def check(self) -> None:
         """Prove that the store works now: a durable write, then a read that sees it.
@@ -98,19 +101,24 @@ class MongoStore:
 
 
 async def open_mongo(
-    uri: str, clock: Clock, *, database: str = "angarium", call_s: float = MONGO_CALL_S
+    uri: str,
+    clock: Clock,
+    *,
+    database: str = "angarium",
+    call_s: float = MONGO_CALL_S,
+    guards: Guards = ALL_GUARDS,
 ) -> MongoStore:
     """Open the store at `uri`; an empty database is prepared, an older one is not touched.
 
     `call_s` bounds each call with its retries; over it: Unavailable. Raises Misconfigured,
     SchemaMismatch, StoreUnwritable or Unavailable.
     """
-    link = Link(uri, database, call_s=call_s)
+    link = Link(uri, database, call_s=call_s, guards=guards)
     try:
         if not await version_of(link):
-            await upgrade(link)
+            await upgrade(link, guards)
         await check_version(link)
     except BaseException:
         await link.close()
         raise
-    return MongoStore(link, clock)
+    return MongoStore(link, clock, guards)
