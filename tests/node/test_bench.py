@@ -19,6 +19,15 @@ FIGURES = {
         "ack_p50_ms",
         "ack_p99_ms",
     },
+    "cluster": {
+        "per_s_1",
+        "per_s_3",
+        "per_cpu_s_1",
+        "per_cpu_s_3",
+        "client_busy_percent",
+        "drain_gap_p99_ms",
+        "offline_at_drain",
+    },
     "journey": {
         "first_part_p50_ms",
         "first_part_p99_ms",
@@ -33,12 +42,19 @@ FIGURES = {
 
 def bench(*arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "angarium", "bench", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
 
 
 @pytest.mark.slow
 @pytest.mark.process
-@pytest.mark.parametrize("name", sorted(BENCHES))
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.cluster) if name == "cluster" else name
+        for name in sorted(BENCHES)
+    ],
+)
 def test_a_benchmark_prints_one_object_with_the_figures_promised(name: str) -> None:
     done = bench(name, "--json", "--seconds", SECONDS)
     assert done.returncode == 0, done.stderr
@@ -47,6 +63,8 @@ def test_a_benchmark_prints_one_object_with_the_figures_promised(name: str) -> N
     assert set(found) == {"name", "figures", "machine", "version"}
     assert found["name"] == name
     assert set(found["figures"]) == FIGURES[name]
+    offline = found["figures"].pop("offline_at_drain", 0)
+    assert offline == 0
     assert all(value > 0 for value in found["figures"].values())
     if name == "journey":
         figures = found["figures"]
@@ -70,7 +88,7 @@ def test_an_unknown_benchmark_is_refused_with_the_known_ones() -> None:
     done = bench("nothing", "--json")
     assert done.returncode == 2
     assert done.stdout == ""
-    assert "append, journey" in done.stderr
+    assert "append, cluster, journey" in done.stderr
     with pytest.raises(NotFound):
         asyncio.run(run("nothing", BenchOptions(0.1, lambda what, share: None)))
 

@@ -194,6 +194,8 @@ class Outflow:
                 self._by_id.pop(send.id, None)
                 send.state = "waiting"
             if send.cs != number:
+                if number < send.cs:
+                    send.tries = 0  # Nothing was ever stored of it under the lower counter.
                 send.cs = number
                 moved.append((send.key, number))
         return moved

@@ -197,6 +197,25 @@ class Load:
             made = due
             await asyncio.sleep(PACE_S)
 
+    async def saturate(self, seconds: float, in_flight: int = 4) -> int:
+        """Keep `in_flight` messages of every client in each of its conversations on the way for
+        so long; returns how many were acknowledged in that time."""
+        count = 0
+
+        def again(client: LoadClient, conversation: str) -> None:
+            nonlocal count
+            count += 1
+            client.say(conversation, self.body_bytes)
+
+        for client in self.clients:
+            client.on_stored = again
+        for client, conversation in self._speakers * in_flight:
+            client.say(conversation, self.body_bytes)
+        await asyncio.sleep(seconds)
+        for client in self.clients:
+            client.on_stored = None
+        return count
+
     @property
     def unconfirmed(self) -> int:
         return sum(client.unconfirmed for client in self.clients)

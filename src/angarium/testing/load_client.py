@@ -72,6 +72,7 @@ class LoadClient:
         self.history = ClientHistory(user, device)
         self.live = asyncio.Event()
         self.cursors: dict[str, int] = {}
+        self.on_stored: Callable[[LoadClient, str], None] | None = None
         self._token, self._pick = token, pick
         self._chance = random.Random(f"{seed}/{device}")  # noqa: S311 - load, not a secret
         self._machine = ClientMachine(
@@ -216,6 +217,8 @@ class LoadClient:
     def _stored(self, effect: Stored) -> None:
         sent, _ = self._open.pop(effect.key)
         sent.acked_s, sent.sequence = self._now_s(), effect.sequence
+        if self.on_stored is not None:
+            self.on_stored(self, effect.c)
 
     def _renumber(self, effect: Renumbered) -> None:
         """What moved up or down ends the queue, so the next counter follows its last."""

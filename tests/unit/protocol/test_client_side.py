@@ -230,6 +230,25 @@ def test_an_expectation_below_what_was_stored_is_doubted_before_the_queue_moves(
     assert now_s > 1.0 + 7 * 11.0
 
 
+def test_in_another_history_a_counter_stored_in_the_last_one_is_free_again() -> None:
+    client = machine()
+    live(client)
+    one, two = sends(client.submit(outgoing(1), 1.0) + client.submit(outgoing(2), 1.0))
+    client.received(1, [Ok(one.id, "c", 1, 1, 0), msg(1, key="own1", dev="DEVICE1")], 1.0)
+    restored = [Heads([("c", 2, 0)]), Err(two.id, "out_of_order", retry=True, expect_cs=1)]
+    assert Renumbered("c", (("own2", 1),)) in client.received(1, restored, 1.1)
+
+
+def test_a_send_that_moved_down_is_never_taken_for_stored_by_its_counter() -> None:
+    client = machine()
+    live(client)
+    (five,) = sends(client.submit(outgoing(5), 1.0))
+    client.received(1, [Err(five.id, "out_of_order", retry=True, expect_cs=3)], 1.0)
+    (three,) = sends(client.tick(1.3))
+    effects = client.received(1, [Err(three.id, "key_expired")], 1.4)
+    assert [type(effect) for effect in effects] == [SendRefused]
+
+
 def test_a_stale_device_list_seals_again_under_the_same_key() -> None:
     client = machine()
     live(client)

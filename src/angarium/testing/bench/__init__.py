@@ -17,6 +17,7 @@ UNLIMITED_PER_MINUTE = 100_000_000  # For the node's rate limits.
 Progress = Callable[[str, float], None]
 BENCHES = {
     "append": "durable appends through the relay: wire, protocol, group commit",
+    "cluster": "one node and three on MongoDB and Redis: throughput, and a rolling restart",
     "journey": "person -> seal -> relay -> gateway -> function agent -> sealed reply",
 }
 
