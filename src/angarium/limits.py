@@ -75,6 +75,9 @@ APPEND_ATTEMPTS = 16  # Lost races for a sequence, then Unavailable.
 PARTICIPANTS_MAX = 64  # Of a conversation. Over it: Refused.
 DEVICES_PER_USER_MAX = 16  # Over it: Refused; remove a device first.
 CONVERSATIONS_PER_USER_MAX = 1000  # Of a person; one hello names them all. Over it: Refused.
+CONVERSATIONS_LEFT_MAX = (
+    64  # Of the same people, begun and left in a day. Over it: Unavailable.
+)
 CONVERSATIONS_PER_HELLO_MAX = 1000  # Cursors in one hello. Over it: Malformed.
 
 # Prekeys.

@@ -10,9 +10,20 @@ from pydantic import BaseModel, Field
 
 from angarium.bus.contract import Bus, Event, Joined, Left
 from angarium.clock import Clock
-from angarium.errors import Forbidden, KeyReused, Malformed, NotFound, Refused
+from angarium.errors import (
+    Forbidden,
+    KeyReused,
+    Malformed,
+    NotFound,
+    Refused,
+    Unavailable,
+)
 from angarium.ids import ConversationId, UserId, check_user_id, check_uuid, uuid7
-from angarium.limits import CONVERSATIONS_PER_USER_MAX, PARTICIPANTS_MAX
+from angarium.limits import (
+    CONVERSATIONS_LEFT_MAX,
+    CONVERSATIONS_PER_USER_MAX,
+    PARTICIPANTS_MAX,
+)
 from angarium.model.conversation import Conversation
 from angarium.server.audit import AuditTrail
 from angarium.server.guard import Guard, caller
@@ -20,7 +31,7 @@ from angarium.server.roles import Roles
 from angarium.storage.contract import Commands, Conversations, Receipts
 
 Json = dict[str, Any]
-STAGE = "conversations.create"
+STAGE, BETWEEN = "conversations.create", "conversations.between"
 KEY_CHARS_MAX = 200
 _TOO_MANY = f"a person takes part in at most {CONVERSATIONS_PER_USER_MAX} conversations"
 _FULL = f"a conversation has at most {PARTICIPANTS_MAX} participants"
@@ -168,11 +179,32 @@ class ConversationRoutes:
                 found = await self._conversations.find(wanted)
             else:
                 found = await self._conversations.find_between(users)
-            if found is None:
-                return await self._create(user, wanted, users)
+            if found is None and len(users) < 2:
+                raise Malformed("a conversation has at least two participants")
+            if found is None and wanted:
+                found = await self._create(user, wanted, users)
+            elif found is None:
+                found = await self._create_between(user, users)
         if not found.has(user):
             raise Forbidden("this id names another conversation; choose a new one")
         return found
+
+    async def _create_between(self, user: UserId, users: list[UserId]) -> Conversation:
+        """A new conversation of exactly these users, the same one whichever nodes are asked
+        at once: the store keeps the first id that was chosen. Raises Unavailable."""
+        before = ""
+        for _ in range(CONVERSATIONS_LEFT_MAX):
+            asked = hashlib.sha256(json.dumps([users, before]).encode()).hexdigest()
+            now_ms = self._clock.now_ms()
+            chosen = await self._commands.remember(
+                BETWEEN, asked, uuid7(now_ms).encode(), now_ms
+            )
+            id = ConversationId(chosen.decode())
+            found = await self._conversations.find(id) or await self._create(user, id, users)
+            if {each.user for each in found.participants} == set(users):
+                return found
+            before = id  # Since it was chosen somebody left it, or came.
+        raise Unavailable("these people began and left too many conversations today")
 
     def _check_invited(self, by: UserId, users: list[UserId]) -> None:
         """What a contact's conversation says is sent to a phone, so nobody but the bridge opens
@@ -190,16 +222,12 @@ class ConversationRoutes:
                     raise Refused(_TOO_MANY)
 
     async def _create(
-        self, user: UserId, wanted: ConversationId | None, users: list[UserId]
+        self, user: UserId, id: ConversationId, users: list[UserId]
     ) -> Conversation:
-        if len(users) < 2:
-            raise Malformed("a conversation has at least two participants")
-        now_ms = self._clock.now_ms()
-        id = wanted or ConversationId(uuid7(now_ms))
         async with self._audit.command(user, "conversation.create", id):
             await self._check_room(users)
             participants = [self._roles.participant(member) for member in users]
-            created = await self._conversations.create(id, participants, now_ms)
+            created = await self._conversations.create(id, participants, self._clock.now_ms())
         joined: list[Event] = [Joined(created.id, member) for member in users]
         self._bus.publish(joined)
         return created

@@ -165,3 +165,44 @@ def test_a_user_with_too_many_unfinished_uploads_is_told(run: Any) -> None:
         assert statuses(refused) == [(400, "refused")] * 2
 
     run(scenario)
+
+
+def test_nodes_that_are_asked_at_once_begin_one_conversation_of_the_same_people(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(api: Any) -> None:
+        others = [type(api)(api.store, api.clock, 10_000) for _ in range(2)]
+        conversations, together = type(api.store.conversations), asyncio.Barrier(3)
+        find_between = conversations.find_between
+
+        async def find_together(self: Any, users: Any) -> Any:
+            found = await find_between(self, users)
+            await together.wait()  # All have looked before one creates it.
+            return found
+
+        monkeypatch.setattr(conversations, "find_between", find_together)
+        body = {"participants": [BOB]}
+        answers = await asyncio.gather(
+            *(each.call("POST", "/v1/conversations", ADA, json=body) for each in (api, *others))
+        )
+        assert len({answer.json()["id"] for answer in answers}) == 1
+        assert len(await api.store.conversations.list_of(ADA)) == 1
+        for each in others:
+            await each.http.aclose()
+
+    run(scenario)
+
+
+def test_people_who_left_their_conversation_begin_another_one_on_the_same_day(
+    run: Any,
+) -> None:
+    async def scenario(api: Any) -> None:
+        seen = []
+        for _ in range(3):
+            body = {"participants": [BOB]}
+            made = (await api.call("POST", "/v1/conversations", ADA, json=body)).json()["id"]
+            seen.append(made)
+            await api.call("DELETE", f"/v1/conversations/{made}/participants/{BOB}", BOB)
+        assert len(set(seen)) == 3
+
+    run(scenario)
