@@ -66,8 +66,8 @@ class FaultProxy:
     async def close(self) -> None:
         self._stop_listening()
         tasks = list(self._pairs.values())
-        for task in tasks:
-            task.cancel()
+        # Not cancelled: a stream's callback task that is cancelled is reported as a failure.
+        self.reset(also_new=True)
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def __aenter__(self) -> "FaultProxy":
