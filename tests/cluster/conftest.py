@@ -10,11 +10,13 @@ longer runs are marked `cluster` and belong to `make test-cluster`. Rows with fi
 them: one JSON object a line, printed, and appended to the file that ANGARIUM_FIGURES names.
 """
 
+import asyncio
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,12 +36,47 @@ def missing() -> str:
     return ""
 
 
+def demand_servers() -> None:
+    """Skip, or in CI fail, where there are no servers for a cluster."""
+    if sentence := missing():
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(sentence)
+
+
 @pytest.fixture
 def cluster(tmp_path: Path) -> Callable[..., Cluster]:
     """Makes a cluster that is not started yet; its arguments are those of `Cluster`."""
-    if sentence := missing():
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(sentence)
+    demand_servers()
     return lambda **options: Cluster(tmp_path / "cluster", **options)
+
+
+@pytest.fixture(scope="module")
+def run() -> Iterator[Callable[[Coroutine[Any, Any, None]], None]]:
+    """Runs a coroutine on the loop of this module's cluster."""
+    with asyncio.Runner() as runner:
+        yield runner.run
+
+
+@pytest.fixture(scope="module")
+def start_cluster(
+    run: Callable[[Coroutine[Any, Any, None]], None],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[..., Cluster]]:
+    """Starts a cluster that the tests of a module share. Its nodes must log no error."""
+    demand_servers()
+    started: list[Cluster] = []
+
+    def start(**options: Any) -> Cluster:
+        made = Cluster(tmp_path_factory.mktemp("cluster"), **options)
+        run(made.start())
+        started.append(made)
+        return made
+
+    yield start
+    for made in started:
+        written = made.log_text()
+        run(made.stop())
+        assert "Traceback" not in written
+        assert '"level": "error"' not in written
 
 
 @pytest.fixture
