@@ -16,6 +16,7 @@ from angarium.errors import (
     Busy,
     Malformed,
     Refused,
+    SlowConsumer,
     TokenExpired,
     Unauthenticated,
     UnsupportedVersion,
@@ -32,6 +33,7 @@ from angarium.limits import (
     PING_EVERY_S,
     SENDS_IN_FLIGHT_PER_CONNECTION,
     SENDS_IN_FLIGHT_PER_CONVERSATION,
+    SLOW_CONSUMER_WAIT_S,
 )
 from angarium.model.conversation import Head
 from angarium.model.message import Accepted
@@ -101,6 +103,7 @@ class ServerSide:
         "_gets",
         "_in_flight",
         "_leaving",
+        "_moved_s",
         "_opened_s",
         "_pinged_s",
         "_pings",
@@ -122,7 +125,7 @@ class ServerSide:
         self.hello: Hello | None = None
         self.features: frozenset[str] = frozenset()
         self.backlog = Backlog()
-        self.heard_s = self._opened_s = self._pinged_s = now_s
+        self.heard_s = self._opened_s = self._pinged_s = self._moved_s = now_s
         self._unsynced: dict[
             str, int
         ] = {}  # Conversation -> the sequence that ends its backlog.
@@ -275,6 +278,7 @@ class ServerSide:
     def _on_ack(self, ack: Ack, effects: list[Effect]) -> None:
         released = [self.backlog.acknowledge(c, sequence) for c, sequence in ack.a]
         if any(released):
+            self._moved_s = self.heard_s
             effects.append(Pump())
 
     def _on_get(self, get: Get, effects: list[Effect]) -> None:
@@ -422,6 +426,10 @@ class ServerSide:
             return self.refuse(TokenExpired("the bearer token has expired; get a new one"))
         if silent_s >= DEAD_AFTER_S:
             return self.hang_up(CLOSE_NO_PONG, "no pong")
+        if self.backlog.has_credit or not self.backlog.behind:
+            self._moved_s = now_s
+        elif now_s - self._moved_s >= SLOW_CONSUMER_WAIT_S:
+            return self.refuse(SlowConsumer("this device acknowledges nothing"))
         if now_s - self._pinged_s < PING_EVERY_S:
             return []
         self._pinged_s = now_s

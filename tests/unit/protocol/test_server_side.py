@@ -191,20 +191,38 @@ def test_an_ack_pumps_only_when_it_frees_something() -> None:
     assert machine.receive([Ack([(C, 1)])], 0.0) == []
 
 
-def test_it_pings_each_25_s_and_gives_up_after_35_s_of_silence() -> None:
+def test_it_pings_each_25_s_and_gives_up_after_33_s_of_silence() -> None:
     machine = up()
     assert machine.tick(24.9) == []
     assert written(machine.tick(25.0)) == [Ping(1)]
-    assert machine.tick(34.9) == []
-    assert closed(machine.tick(35.0)) == [4012]
+    assert machine.tick(32.9) == []
+    assert closed(machine.tick(33.0)) == [4012]
+
+
+def test_who_acknowledges_nothing_and_has_no_credit_left_is_let_go_after_20_s() -> None:
+    machine = up()
+    machine.backlog.offer_credit(2, 0)
+    for sequence in (1, 2, 3):
+        machine.backlog.push(C, 1, sequence, 0)
+    assert closed(machine.tick(19.0)) == []
+    machine.receive([Ack([(C, 1)])], 19.0)
+    assert machine.backlog.push(C, 1, 3, 0)
+    assert closed(machine.tick(30.0)) == []  # Nothing more is to be sent.
+    machine.backlog.push(C, 1, 4, 0)
+
+    for n in range(31, 50):
+        machine.receive([Pong(n)], n)
+        assert closed(machine.tick(n)) == []
+    machine.receive([Pong(50)], 50.0)
+    assert closed(machine.tick(50.0)) == [4008]
 
 
 def test_any_traffic_is_life() -> None:
     machine = up()
     machine.receive([Pong(1)], 30.0)
 
-    assert closed(machine.tick(64.0)) == []
-    assert closed(machine.tick(65.0)) == [4012]
+    assert closed(machine.tick(62.0)) == []
+    assert closed(machine.tick(63.0)) == [4012]
 
 
 def test_goaway_is_said_once_and_sends_go_on() -> None:
