@@ -63,6 +63,15 @@ def test_conversations_of_a_user_come_oldest_first(with_store: Any) -> None:
         assert (await conversations.list_of(ANNA))[1].participants == tuple(people(ANNA, CARA))
         assert await conversations.list_of("@nobody:angarium") == []
 
+        lists = await conversations.lists_of({ANNA, CARA, "@nobody:angarium"})
+        assert {user: [c.id for c in each] for user, each in lists.items()} == {
+            ANNA: [FIRST, SECOND],
+            CARA: [SECOND, THIRD],
+            "@nobody:angarium": [],
+        }
+        assert lists[CARA][0].participants == tuple(people(ANNA, CARA))
+        assert await conversations.lists_of([]) == {}
+
     with_store(scenario)
 
 

@@ -108,6 +108,7 @@ def figure_names(path: Path) -> set[str]:
     ("part", "path"),
     [
         ("store", "storage/sqlite/store.py"),
+        ("store", "storage/mongo/store.py"),
         ("gateway", "agents/gateway.py"),
         ("limiter", "server/shared_limiter.py"),
         ("breakers", "bus/redis_breakers.py"),

@@ -1,7 +1,7 @@
 """Hellos, worked off in batches: who it is, which conversations, where they stand.
 
-A resume costs two queries of its own node at most (the user's conversations, their heads), the
-heads shared with the other hellos of the batch; device lists are cached and shared likewise.
+A batch costs three queries (device lists, conversations, heads), however many hellos it has; a
+resume one more for each conversation it lacks something of, unless memory has it.
 """
 
 import asyncio
@@ -68,8 +68,8 @@ class Greeter:
     async def _greet(self, batch: list[Connection]) -> None:
         try:
             known = await self._identify(batch)
-            listed = [(each, await self._conversations.list_of(each.user)) for each in known]
-            await self._welcome(listed)
+            lists = await self._conversations.lists_of({each.user for each in known})
+            await self._welcome([(each, lists[each.user]) for each in known])
         except AngariumError as error:
             self._send_away(batch, error)
         except Exception:

@@ -5,7 +5,7 @@ StoreUnwritable/DiskFull (a write could not be made durable). A write that retur
 A write that raised Unavailable may or may not have happened; every write is safe to repeat.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -78,6 +78,10 @@ class Conversations(Protocol):
 
     async def list_of(self, user: UserId) -> list[Conversation]:
         """Every conversation the user takes part in, oldest first."""
+        ...
+
+    async def lists_of(self, users: Collection[UserId]) -> dict[UserId, list[Conversation]]:
+        """The same for each of these users, in one query."""
         ...
 
     async def add(self, conversation: ConversationId, participant: Participant) -> Conversation:

@@ -301,11 +301,11 @@ def test_a_resume_costs_two_queries_and_the_backlog() -> None:
         )
         relay.engine = engine
         await relay.connect(BOB, BOB1, cursors={})
-        assert sorted(asked) == ["conversations.list_of", "directory.lists", "log.heads"]
+        assert sorted(asked) == ["conversations.lists_of", "directory.lists", "log.heads"]
 
         # Once more within the age of a device list: two.
         asked.clear()
         await relay.connect(BOB, BOB1, cursors={})
-        assert sorted(asked) == ["conversations.list_of", "log.heads"]
+        assert sorted(asked) == ["conversations.lists_of", "log.heads"]
 
     on_relay(scenario)

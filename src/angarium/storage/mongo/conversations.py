@@ -1,7 +1,7 @@
 """Conversations, their participants, and receipts over MongoDB."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from pymongo import UpdateOne
@@ -70,10 +70,18 @@ class MongoConversations:
         return _conversation(found[0]) if found else None
 
     async def list_of(self, user: UserId) -> list[Conversation]:
+        return (await self.lists_of([user]))[user]
+
+    async def lists_of(self, users: Collection[UserId]) -> dict[UserId, list[Conversation]]:
         found = await self.link.list(
-            "conversations", {"participants.user": user}, sort=_OLDEST_FIRST
+            "conversations", {"participants.user": {"$in": list(users)}}, sort=_OLDEST_FIRST
         )
-        return [_conversation(document) for document in found]
+        lists: dict[UserId, list[Conversation]] = {user: [] for user in users}
+        for conversation in map(_conversation, found):
+            for participant in conversation.participants:
+                if participant.user in lists:
+                    lists[participant.user].append(conversation)
+        return lists
 
     async def add(self, conversation: ConversationId, participant: Participant) -> Conversation:
         entry = {"user": participant.user, "role": participant.role}

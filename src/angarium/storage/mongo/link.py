@@ -98,7 +98,7 @@ class Link:
     ) -> None:
         self.uri, self.name = uri, database
         self.waiting = 0
-        self.retries = 0
+        self.calls = self.retries = 0
         self.closed = False
         self._greetings = Greetings()
         self.call_s = call_s
@@ -136,6 +136,7 @@ class Link:
         if bounded and self.waiting >= STORE_CALLS_WAITING_MAX:
             raise Busy("too many calls wait for the store", after_ms=200)
         self.waiting += 1
+        self.calls += 1
         try:
             return await self._until_answered(operation)
         finally:

@@ -85,6 +85,7 @@ class MongoStore:
             "commit_parts": tally.runs,
             "messages": tally.messages,
             "races_lost": tally.races_lost,
+            "calls": self._link.calls,
             "calls_repeated": self._link.retries,
             "writes_waiting": self._appends.waiting,
             "reads_waiting": self._link.waiting,

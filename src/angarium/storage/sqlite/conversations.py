@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from angarium.errors import NotFound
@@ -65,14 +65,23 @@ class SqliteConversations:
         return await self.reads.read(work)
 
     async def list_of(self, user: UserId) -> list[Conversation]:
+        return (await self.lists_of([user]))[user]
+
+    async def lists_of(self, users: Collection[UserId]) -> dict[UserId, list[Conversation]]:
         def work(connection: sqlite3.Connection) -> list[Conversation]:
             return _load(
                 connection,
-                "c.id IN (SELECT conversation FROM participants WHERE user = ?)",
-                user,
+                "c.id IN (SELECT conversation FROM participants"
+                " WHERE user IN (SELECT value FROM json_each(?)))",
+                json.dumps(list(users)),
             )
 
-        return await self.reads.read(work)
+        lists: dict[UserId, list[Conversation]] = {user: [] for user in users}
+        for conversation in await self.reads.read(work):
+            for participant in conversation.participants:
+                if participant.user in lists:
+                    lists[participant.user].append(conversation)
+        return lists
 
     async def add(self, conversation: ConversationId, participant: Participant) -> Conversation:
         def work(connection: sqlite3.Connection) -> Conversation:
