@@ -55,6 +55,7 @@ class ClientHistory:
     offline: list[Offline] = field(default_factory=list)
     handovers: int = 0  # Connections replaced without a moment offline.
     refused_connections: int = 0  # Attempts that came to nothing.
+    closes: list[tuple[float, int]] = field(default_factory=list)  # When, and with which code.
     misdelivered: list[str] = field(default_factory=list)
     defects: list[str] = field(default_factory=list)
     ended: str = ""  # The code of the error that ended the client for good.

@@ -267,6 +267,7 @@ class LoadClient:
 
     def _on_close(self, link: int, code: int, reason: str) -> None:
         self._links.pop(link, None)
+        self.history.closes.append((self._now_s(), code))
         self._act(self._machine.closed(link, code, reason, self._now_s()))
 
     def _hang_up(self, effect: CloseLink) -> None:
