@@ -6,6 +6,7 @@ and small socket buffers, so that a slow side is felt by the other one.
 
 import asyncio
 import contextlib
+import random
 import socket
 import struct
 from collections.abc import AsyncIterator
@@ -43,6 +44,8 @@ class FaultProxy:
         self.rates: dict[str, float | None] = {"request": None, "response": None}
         self.marker = b""
         self.losses_left: int | None = None
+        self.swap: tuple[bytes, bytes, float] | None = None
+        self.swapped = 0
         self._changed = asyncio.Event()
         self._pairs: dict[_Pair, asyncio.Task[None]] = {}
         self._server: asyncio.Server | None = None
@@ -143,8 +146,18 @@ class FaultProxy:
         self.marker, self.losses_left = marker, times
         self._set("lose responses")
 
+    def falsify(self, marker: bytes, instead: bytes, share: float = 1.0) -> None:
+        """In requests `marker` becomes `instead`, of the same length, as often as `share`.
+
+        So a PUBLISH goes to a topic that nobody hears. A request never ends inside `marker`.
+        """
+        if len(marker) != len(instead):
+            raise ValueError("what is put in place is as long as what is taken away")
+        self.swap = (marker, instead, share)
+
     async def heal(self) -> None:
         """As if nothing had been. Raises Unavailable when the port is taken."""
+        self.swap = None
         self.delay()
         self.rates = {"request": None, "response": None}
         for pair in list(self._pairs):
@@ -281,7 +294,30 @@ class _Pair:
             if proxy.mode == "lose responses" and self._is_lost(way, chunk):
                 self.reset()
                 return
+            if way == "request" and proxy.swap is not None:
+                chunk = await self._falsified(reader, chunk, *proxy.swap)
             yield chunk
+
+    async def _falsified(
+        self,
+        reader: asyncio.StreamReader,
+        chunk: bytes,
+        marker: bytes,
+        instead: bytes,
+        share: float,
+    ) -> bytes:
+        while ends_inside(chunk, marker):
+            more = await reader.read(CHUNK_BYTES)
+            if not more:
+                break
+            chunk += more
+        first, *rest = chunk.split(marker)
+        parts = [first]
+        for part in rest:
+            is_swapped = random.random() < share  # noqa: S311 - no secret
+            self._proxy.swapped += is_swapped
+            parts += [instead if is_swapped else marker, part]
+        return b"".join(parts)
 
     async def _chunk(self, reader: asyncio.StreamReader) -> bytes:
         """The next bytes; none at the end. Raises OSError, which a black hole swallows."""
@@ -325,6 +361,11 @@ class _Pair:
         if rate is not None:
             await self._proxy.changed(within_s=min(some, len(chunk)) / rate)
         return chunk[some:]
+
+
+def ends_inside(chunk: bytes, marker: bytes) -> bool:
+    """Whether `marker` may have begun at the end of `chunk`."""
+    return any(chunk.endswith(marker[:length]) for length in range(1, len(marker)))
 
 
 def _make_small(end: socket.socket) -> None:

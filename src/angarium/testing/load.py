@@ -65,7 +65,8 @@ class Load:
     """`clients` devices, `devices_per_user` of one user, in `conversations` of `members` users
     each, or in `layout` (user numbers from 0).
 
-    `reconnect_s` bounds the clients' pauses before a new connection.
+    `reconnect_s` bounds the clients' pauses before a new connection. Loads of different `seed`
+    on one target are different people.
     """
 
     def __init__(
@@ -126,7 +127,7 @@ class Load:
         clock = SystemClock()
         now_ms = clock.now_ms()
         for number in range(self._count):
-            user = f"@load{number // self._per_user}:angarium"
+            user = f"@load{self._seed}-{number // self._per_user}:angarium"
             self.clients.append(
                 LoadClient(
                     user=user,

@@ -263,6 +263,24 @@ def test_a_lost_response_belongs_to_a_request_that_arrived() -> None:
     run(scenario)
 
 
+def test_what_is_falsified_is_found_across_packets_and_keeps_its_length() -> None:
+    async def scenario(found: Place) -> None:
+        reader, writer = streams = await found.connect()
+        found.proxy.falsify(b"PUBLISH here", b"PUBLISH nowh")
+        assert await ask(streams, b"no PUBLISH there\n") == b"no PUBLISH there\n"
+        writer.write(b"a PUBLISH here, b PUBL")
+        await asyncio.sleep(QUIET_S)
+        writer.write(b"ISH here, c\n")
+        assert await reader.readline() == b"a PUBLISH nowh, b PUBLISH nowh, c\n"
+        assert found.proxy.swapped == 2
+        found.proxy.falsify(b"a", b"b", share=0.0)
+        assert await ask(streams, b"a\n") == b"a\n"
+        await found.proxy.heal()
+        assert await ask(streams, b"PUBLISH here\n") == b"PUBLISH here\n"
+
+    run(scenario)
+
+
 def test_an_end_that_does_not_read_is_felt_by_the_other_within_two_megabytes() -> None:
     async def scenario(found: Place) -> None:
         streams = await found.connect()
