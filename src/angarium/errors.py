@@ -297,6 +297,30 @@ class SchemaMismatch(Misconfigured):
     code = "schema_mismatch"
 
 
+class StoreInUse(Misconfigured):
+    """A node serves the store; stop it first."""
+
+    code = "store_in_use"
+
+
+class StoreNotEmpty(Misconfigured):
+    """The store that is to be filled holds something else; choose an empty one."""
+
+    code = "store_not_empty"
+
+
+class UnfinishedCopy(Misconfigured):
+    """The store is the target of a copy that is not done; finish it with `angarium db copy`."""
+
+    code = "unfinished_copy"
+
+
+class CopyDiffers(Misconfigured):
+    """Two stores that should be the same are not; copy again from a store at rest."""
+
+    code = "copy_differs"
+
+
 class KmsUnavailable(Misconfigured):
     """The key service does not answer or the key is gone; sealed state stays closed."""
 

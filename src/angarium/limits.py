@@ -243,3 +243,10 @@ MONGO_STATES_CACHED = 20_000  # Documents of the vault as last seen; others are 
 MONGO_TRACE_KEPT_S = 24 * 3600  # A dropped record leaves a trace: later writes are not undone.
 MONGO_RESERVED_S = 900.0  # A dead node's upload that was begun counts as long; clocks differ.
 MONGO_CONNECTIONS_MAX = 64  # To each server. Over it calls wait their turn.
+
+# Copying a store.
+COPY_ROWS_MAX = 1000  # Rows read and written at once ...
+COPY_BATCH_BYTES = 4 * 1024 * 1024  # ... or fewer, as soon as they take this much memory.
+COPY_CALL_S = 60.0  # One batch with its retries. Over it: Unavailable; go on later.
+COPY_LAPSING_S = 3600  # What a store drops by itself within this time is not compared.
+COPY_TOLD_EVERY_S = 5.0  # Lines of progress where the output is not a terminal.

@@ -10,7 +10,7 @@ import os
 import secrets
 from pathlib import Path
 
-from angarium.errors import StoreUnwritable
+from angarium.errors import StoreInUse, StoreUnwritable
 
 
 class Ownership:
@@ -48,3 +48,18 @@ class Ownership:
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
+
+
+def demand_rest(folder: Path) -> None:
+    """Raises StoreInUse when a process serves this data folder."""
+    for path in folder.glob("owner-*"):
+        try:
+            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            continue  # Gone meanwhile, or another account's; the store's own lock decides.
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreInUse(f"a node serves {folder}: stop it first") from None
+        finally:
+            os.close(handle)

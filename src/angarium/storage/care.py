@@ -8,7 +8,6 @@ import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,28 +15,12 @@ from angarium.clock import Clock, SystemClock
 from angarium.errors import Misconfigured, NotFound, StoreUnwritable
 from angarium.storage.chunks import chunk_digest, chunk_name, stored_names
 from angarium.storage.files import make_folder, sync_folder, translate_os
-from angarium.storage.schema import check_version, upgrade, version_of
+from angarium.storage.report import PROBLEMS_MAX, Report
+from angarium.storage.schema import check_version, demand_whole, upgrade, version_of
 from angarium.storage.sqlite.connection import FILE_NAME, connect, translate
 
 T = TypeVar("T")
 BLOB_FOLDER = "blobs"
-_PROBLEMS_MAX = 100  # Of each kind; more of them would say no more.
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What `check` found. Without problems the store keeps its promises."""
-
-    conversations: int
-    messages: int
-    blobs: int
-    problems: tuple[str, ...]
-    orphans: tuple[str, ...]
-
-    @property
-    def sound(self) -> bool:
-        """Orphans are chunks that a crash left behind: wasted space, no problem."""
-        return not self.problems
 
 
 def migrate(folder: Path, clock: Clock | None = None) -> tuple[int, int]:
@@ -164,6 +147,7 @@ def _in_our_words(work: Callable[[], T]) -> T:
 def _copy_database(source: Path, target: Path) -> None:
     with closing(connect(source)) as original, closing(connect(target)) as copy:
         check_version(original)
+        demand_whole(original)
         original.backup(copy)  # One step: a consistent moment, however busy the writers are.
     with closing(connect(target)) as copy:
         copy.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
@@ -220,7 +204,7 @@ def _begin_epoch(folder: Path, now_ms: int) -> None:
 
 
 def _damaged_pages(connection: sqlite3.Connection) -> list[str]:
-    rows = connection.execute(f"PRAGMA integrity_check({_PROBLEMS_MAX})").fetchall()
+    rows = connection.execute(f"PRAGMA integrity_check({PROBLEMS_MAX})").fetchall()
     return [f"database: {row[0]}" for row in rows if row[0] != "ok"]
 
 
@@ -230,7 +214,7 @@ def _broken_sequences(connection: sqlite3.Connection) -> list[str]:
         " FROM messages AS m LEFT JOIN conversations AS c ON c.id = m.conversation"
         " GROUP BY m.conversation HAVING min(m.seq) <> 1 OR max(m.seq) <> count(*)"
         " OR count(DISTINCT m.seq) <> count(*) OR c.name IS NULL LIMIT ?",
-        (_PROBLEMS_MAX,),
+        (PROBLEMS_MAX,),
     ).fetchall()
     return [
         f"conversation {name}: {count} messages at {distinct} sequences {first}..{last}"
@@ -245,7 +229,7 @@ def _broken_counters(connection: sqlite3.Connection) -> list[str]:
         " FROM messages) AS steps LEFT JOIN writers AS w ON w.id = steps.writer"
         " LEFT JOIN conversations AS c ON c.id = w.conversation"
         " WHERE steps.cs <> steps.place OR w.id IS NULL LIMIT ?",
-        (_PROBLEMS_MAX,),
+        (PROBLEMS_MAX,),
     ).fetchall()
     return [
         f"device {device} in {name}: counter {cs} at sequence {seq}, expected {place}"
@@ -271,7 +255,7 @@ def _broken_chunks(folder: Path, expected: dict[str, tuple[str, str]]) -> list[s
             continue
         if chunk_digest(content) != digest:
             problems.append(f"attachment {blob}: a chunk has changed")
-    return problems[:_PROBLEMS_MAX]
+    return problems[:PROBLEMS_MAX]
 
 
 def schema_version(folder: Path) -> int:

@@ -7,7 +7,7 @@ operator's command after a backup, never silently at start.
 import sqlite3
 from collections.abc import Sequence
 
-from angarium.errors import SchemaMismatch
+from angarium.errors import SchemaMismatch, UnfinishedCopy
 
 _FIRST = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -119,6 +119,26 @@ def check_version(connection: sqlite3.Connection, ours: int = len(MIGRATIONS)) -
         raise SchemaMismatch(
             f"the store has schema {version}, this program knows {ours}: "
             "install the newer Angarium"
+        )
+
+
+def unfinished(connection: sqlite3.Connection) -> str | None:
+    """How far a copy into this store is; None when none is under way.
+
+    Its table is there only meanwhile, so it is no part of the schema.
+    """
+    there = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'copying'").fetchone()
+    if there is None:
+        return None
+    return str(connection.execute("SELECT progress FROM copying").fetchone()[0])
+
+
+def demand_whole(connection: sqlite3.Connection) -> None:
+    """Raises UnfinishedCopy when a copy into this store has begun and is not done."""
+    if unfinished(connection) is not None:
+        raise UnfinishedCopy(
+            "the store is a copy that is not done: run the same `angarium db copy` again, "
+            "or with `--restart` to begin anew"
         )
 
 

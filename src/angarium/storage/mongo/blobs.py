@@ -49,7 +49,7 @@ class MongoBlobs:
         if len(chunk) > BLOB_CHUNK_BYTES:
             raise TooLarge(f"a chunk has at most {BLOB_CHUNK_BYTES} bytes")
         digest = chunk_digest(chunk)
-        name = _chunk_name(blob, index, digest)
+        name = chunk_id(blob, index, digest)
         found = await self._get(blob)
         if _is_stored(found, index, len(chunk), digest):
             return _blob(found)
@@ -72,7 +72,7 @@ class MongoBlobs:
         part = found["parts"].get(str(index)) if found else None
         if part is None:
             raise NotFound("no such chunk")
-        name = _chunk_name(blob, index, part["digest"])
+        name = chunk_id(blob, index, part["digest"])
         chunk = await self.link.find("blob_chunks", {"blob": blob, "_id": name})
         if chunk is None:
             raise NotFound("no such chunk")
@@ -124,7 +124,8 @@ class MongoBlobs:
         raise Unavailable("too many uploads of one attachment", after_ms=200)
 
 
-def _chunk_name(blob: str, index: int, digest: str) -> str:
+def chunk_id(blob: str, index: int, digest: str) -> str:
+    """The id of a chunk's document."""
     return f"{blob}/{index}/{digest}"
 
 

@@ -36,7 +36,7 @@ class MongoDirectory:
     link: Link
 
     async def put_device(self, device: Device) -> int:
-        keys = _fingerprint(device.keys)
+        keys = fingerprint(device.keys)
         place = {"_id": device.id, "user": device.user, "fingerprint": {"$in": [keys, None]}}
         change = {
             "$set": {
@@ -59,7 +59,7 @@ class MongoDirectory:
         found = await self.link.find("devices", {"_id": device.id})
         if found is not None and found["user"] != device.user:
             raise Forbidden("this device id belongs to another user")
-        if found is None or found["fingerprint"] in (None, _fingerprint(device.keys)):
+        if found is None or found["fingerprint"] in (None, fingerprint(device.keys)):
             raise Unavailable("the device was changed at the same time", after_ms=200)
         raise Forbidden("the identity keys of a device never change; use a new device id")
 
@@ -209,7 +209,8 @@ class MongoDirectory:
         raise Unavailable("the list version was not raised", after_ms=200)
 
 
-def _fingerprint(keys: Mapping[str, Any]) -> bytes:
+def fingerprint(keys: Mapping[str, Any]) -> bytes:
+    """What of a device must never change, as a hash."""
     identity = msgspec.json.encode(keys.get("keys"), order="sorted")
     return hashlib.sha256(identity).digest()
 

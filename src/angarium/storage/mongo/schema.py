@@ -12,7 +12,7 @@ from typing import Any
 from pymongo import IndexModel
 from pymongo.errors import CollectionInvalid, OperationFailure
 
-from angarium.errors import SchemaMismatch
+from angarium.errors import SchemaMismatch, UnfinishedCopy
 from angarium.limits import (
     COMMAND_KEY_KEPT_S,
     MONGO_MIGRATE_CALL_S,
@@ -80,7 +80,7 @@ INDEXES: Mapping[str, tuple[Index, ...]] = {
     ),
     "conversations": (Index(("participants.user", "created_ms")),),
     "receipts": (Index(("conversation", "user"), unique=True),),
-    "devices": (Index(("user",)),),
+    "devices": (Index(("user",)), Index(("made",))),
     "one_time_keys": (
         Index(("device", "key_id"), unique=True),
         Index(("device", "made")),
@@ -177,6 +177,21 @@ def indexes_of(collection: str, guards: Guards = ALL_GUARDS) -> list[Index]:
     if collection != "messages":
         return list(found)
     return [replace(index, unique=stands[index.name]) for index in found]
+
+
+async def unfinished(link: Link) -> str | None:
+    """How far a copy into this store is; None when none is under way."""
+    found = await link.find("meta", {"_id": "copying"})
+    return None if found is None else str(found["progress"])
+
+
+async def demand_whole(link: Link) -> None:
+    """Raises UnfinishedCopy when a copy into this store has begun and is not done."""
+    if await unfinished(link) is not None:
+        raise UnfinishedCopy(
+            "the store is a copy that is not done: run the same `angarium db copy` again, "
+            "or with `--restart` to begin anew"
+        )
 
 
 async def upgrade(link: Link, guards: Guards = ALL_GUARDS) -> tuple[int, int]:

@@ -20,7 +20,7 @@ from angarium.storage.mongo.leases import MongoLeases
 from angarium.storage.mongo.link import Link
 from angarium.storage.mongo.log import MongoLog
 from angarium.storage.mongo.room import Room
-from angarium.storage.mongo.schema import check_version, upgrade, version_of
+from angarium.storage.mongo.schema import check_version, demand_whole, upgrade, version_of
 from angarium.storage.mongo.vault import MongoVault
 from angarium.storage.mongo.work import MongoOutbox, MongoTurns
 
@@ -119,6 +119,7 @@ async def open_mongo(
         if not await version_of(link):
             await upgrade(link, guards)
         await check_version(link)
+        await demand_whole(link)
     except BaseException:
         await link.close()
         raise

@@ -24,7 +24,7 @@ class MongoTurns:
         found = await self.link.find(
             "turns", {"conversation": conversation, "sequence": sequence}
         )
-        return None if found is None else _turn(found)
+        return None if found is None else turn_of(found)
 
     async def list_open(self, owner: DeviceId) -> list[Turn]:
         return await self._list(
@@ -41,7 +41,7 @@ class MongoTurns:
         if turns_max is not None and turns_max <= 0:
             return []
         found = await self.link.list("turns", wanted, sort=sort, documents_max=turns_max or 0)
-        return [_turn(document) for document in found]
+        return [turn_of(document) for document in found]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class MongoOutbox:
 
     async def find(self, delivery: str) -> Delivery | None:
         found = await self.link.find("deliveries", {"_id": delivery})
-        return None if found is None else _delivery(found)
+        return None if found is None else delivery_of(found)
 
     async def find_by_provider_id(self, channel: str, provider_id: str) -> Delivery | None:
         if not provider_id:
@@ -60,7 +60,7 @@ class MongoOutbox:
         found = await self.link.find(
             "deliveries", {"channel": channel, "provider_id": provider_id}
         )
-        return None if found is None else _delivery(found)
+        return None if found is None else delivery_of(found)
 
     async def list_due(self, channel: str, now_ms: int, deliveries_max: int) -> list[Delivery]:
         if deliveries_max <= 0:
@@ -78,13 +78,13 @@ class MongoOutbox:
             cursor = await self.link["deliveries"].aggregate(stages)
             return await cursor.to_list()
 
-        return [_delivery(each["first"]) for each in await self.link.call(work)]
+        return [delivery_of(each["first"]) for each in await self.link.call(work)]
 
     async def list_of(self, contact: UserId) -> list[Delivery]:
         found = await self.link.list(
             "deliveries", {"contact": contact}, sort=[("order", 1), ("made", 1)]
         )
-        return [_delivery(document) for document in found]
+        return [delivery_of(document) for document in found]
 
     async def list_recent(self, deliveries_max: int) -> list[Delivery]:
         if deliveries_max <= 0:
@@ -92,12 +92,12 @@ class MongoOutbox:
         found = await self.link.list(
             "deliveries", {}, sort=_NEWEST_FIRST, documents_max=deliveries_max
         )
-        return [_delivery(document) for document in found]
+        return [delivery_of(document) for document in found]
 
 
-def _turn(document: Document) -> Turn:
+def turn_of(document: Document) -> Turn:
     return Turn(**{name: document[name] for name in _TURN})
 
 
-def _delivery(document: Document) -> Delivery:
+def delivery_of(document: Document) -> Delivery:
     return Delivery(id=document["_id"], **{name: document[name] for name in _DELIVERY})

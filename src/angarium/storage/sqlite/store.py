@@ -10,7 +10,7 @@ from angarium.errors import StoreUnwritable
 from angarium.storage.blobs import FileBlobs
 from angarium.storage.chunks import ChunkFolder, ChunkMemory, Chunks
 from angarium.storage.contract import Store
-from angarium.storage.schema import check_version, upgrade, version_of
+from angarium.storage.schema import check_version, demand_whole, upgrade, version_of
 from angarium.storage.sqlite.appender import Appender
 from angarium.storage.sqlite.checkpoints import Checkpoints
 from angarium.storage.sqlite.commits import Commits
@@ -201,6 +201,7 @@ def _prepare(connection: sqlite3.Connection, now_ms: int, guards: Guards) -> Non
     if not version_of(connection):
         upgrade(connection, now_ms)
     check_version(connection)
+    demand_whole(connection)
     if not guards.unique_sequence:
         _weaken(connection, "messages_by_sequence", "conversation, seq")
     if not guards.unique_key:
