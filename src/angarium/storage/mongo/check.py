@@ -62,7 +62,7 @@ class _Log:
 
 async def _check_messages(link: Link, problems: list[str]) -> int:
     """How many there are."""
-    total = 0
+    total = marked = 0
     log = _Log("")
     ended: list[_Log] = []
     async for d in _messages(link):
@@ -70,13 +70,16 @@ async def _check_messages(link: Link, problems: list[str]) -> int:
             ended.append(log)
             log = _Log(d["c"])
             if len(ended) > _PAGE:
-                await _check_heads(link, ended, problems)
+                marked += await _check_heads(link, ended, problems)
                 ended = []
         total += 1
         problem = log.take(d)
         if problem and len(problems) < PROBLEMS_MAX:
             problems.append(problem)
-    await _check_heads(link, [*ended, log], problems)
+    marked += await _check_heads(link, [*ended, log], problems)
+    named = await link.call(lambda: link["conversations"].count_documents({"head": {"$gt": 0}}))
+    if named > marked:
+        problems.append(f"{named - marked} conversations have lost all their messages")
     return total
 
 
@@ -97,8 +100,11 @@ async def _messages(link: Link) -> AsyncIterator[Document]:
         name, last = page[-1]["c"], page[-1]["seq"]
 
 
-async def _check_heads(link: Link, logs: list[_Log], problems: list[str]) -> None:
-    """A mark may be behind the newest message only by what was never acknowledged."""
+async def _check_heads(link: Link, logs: list[_Log], problems: list[str]) -> int:
+    """A mark may be behind the newest message, by what was never acknowledged, but not ahead.
+
+    Returns how many of these conversations have a mark.
+    """
     names = [log.name for log in logs if log.count]
     found = await link.list("conversations", {"_id": {"$in": names}}, {"head": 1})
     heads = {each["_id"]: each["head"] for each in found}
@@ -111,6 +117,7 @@ async def _check_heads(link: Link, logs: list[_Log], problems: list[str]) -> Non
                     f"conversation {log.name}: the head is {heads[log.name]}, the newest"
                     f" message {log.last}"
                 )
+    return sum(head > 0 for head in heads.values())
 
 
 async def _check_chunks(link: Link, problems: list[str]) -> tuple[int, list[str]]:
