@@ -3,12 +3,13 @@ import random
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from angarium.errors import KeyExpired, KeyReused, NotFound, OutOfOrder
 from angarium.ids import ConversationId, DeviceId, MessageKey, UserId, uuid7
 from angarium.limits import TOMBSTONE_KEPT_S
 from angarium.model.conversation import Head, Participant
-from angarium.model.message import Accepted, NewMessage, NotAccepted
+from angarium.model.message import Accepted, NewMessage, NotAccepted, StoredMessage
 
 CONVERSATION = "01900000-0000-7000-8000-000000000001"
 OTHER = "01900000-0000-7000-8000-000000000002"
@@ -232,6 +233,29 @@ def test_two_nodes_that_write_in_turn_stay_dense_and_ordered(with_store: Any) ->
             assert sequences(await opened.other.log.append([message(cs, device=LAPTOP)])) == [
                 2 * cs
             ]
+
+    with_store(scenario)
+
+
+def test_what_a_node_learns_from_another_leaves_the_log_dense_whatever_it_is(
+    with_store: Any,
+) -> None:
+    async def scenario(opened: Any) -> None:
+        await converse(opened)
+        one, other = opened.store.log, opened.other.log
+        await other.append([message(1)])
+        await one.append([message(2), message(3)])
+        told = await one.read(CONVERSATION, LAPTOP, 1, 3, 3)
+        assert isinstance(told[2], StoredMessage)
+        other.learn([told[2]])  # Its forerunner was not heard.
+        other.learn([replace(told[1], epoch=99), replace(told[1], sequence=17)])
+        assert sequences(await other.append([message(1, device=LAPTOP)])) == [4]
+        other.learn(told)
+        assert sequences(await other.append([message(4)])) == [5]
+        (again,) = await other.append([message(3)])
+        assert (again.sequence, again.duplicate) == (3, True)
+        (early,) = await other.append([message(6)])
+        assert isinstance(early.error, OutOfOrder)
 
     with_store(scenario)
 

@@ -1,20 +1,26 @@
 """The bus carries doorbells between nodes. It may lose them; the store is the log."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from angarium.ids import ConversationId, DeviceId, UserId
+from angarium.model.message import StoredMessage
 
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """`conversation` has a message `sequence`; participants' nodes should look."""
+    """`conversation` has a message `sequence`; participants' nodes should look.
+
+    `messages` are those that were just stored, for all their devices, where they are small: who
+    hears them need not read them. A doorbell without them says no less.
+    """
 
     conversation: ConversationId
     epoch: int
     sequence: int
     users: tuple[UserId, ...]
+    messages: tuple[StoredMessage, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,19 @@ from angarium.bus.contract import (
     Joined,
     Left,
 )
-from angarium.ids import ConversationId, DeviceId, UserId
+from angarium.ids import ConversationId, DeviceId, MessageKey, UserId
+from angarium.model.message import StoredMessage
+
+
+class _Message(msgspec.Struct, array_like=True, gc=False):
+    sequence: int
+    key: MessageKey
+    sender: UserId
+    device: DeviceId
+    cs: int
+    kind: str
+    accepted_ms: int
+    to: dict[DeviceId, bytes]
 
 
 class _Appended(msgspec.Struct, array_like=True, tag="a", gc=False):
@@ -27,6 +39,7 @@ class _Appended(msgspec.Struct, array_like=True, tag="a", gc=False):
     epoch: int
     sequence: int
     users: tuple[UserId, ...]
+    messages: tuple[_Message, ...] = ()
 
 
 class _Ephemeral(msgspec.Struct, array_like=True, tag="e", gc=False):
@@ -69,8 +82,9 @@ def pack_event(event: Event) -> bytes:
 
 def _said(event: Event) -> _Said:
     match event:
-        case Appended(conversation, epoch, sequence, users):
-            return _Appended(conversation, epoch, sequence, users)
+        case Appended(conversation, epoch, sequence, users, messages):
+            packed = tuple(_packed(message) for message in messages)
+            return _Appended(conversation, epoch, sequence, users, packed)
         case Ephemeral(conversation, users, frame, device):
             return _Ephemeral(conversation, users, frame, device)
         case DevicesChanged(user):
@@ -88,7 +102,8 @@ def _said(event: Event) -> _Said:
 def _event(said: _Said) -> Event:
     match said:
         case _Appended():
-            return Appended(said.conversation, said.epoch, said.sequence, said.users)
+            messages = tuple(_message(said, each) for each in said.messages)
+            return Appended(said.conversation, said.epoch, said.sequence, said.users, messages)
         case _Ephemeral():
             return Ephemeral(said.conversation, said.users, said.frame, said.device)
         case _DevicesChanged():
@@ -101,6 +116,34 @@ def _event(said: _Said) -> Event:
             return Displaced(said.user, said.device, said.epoch)
         case _:
             assert_never(said)
+
+
+def _packed(message: StoredMessage) -> _Message:
+    return _Message(
+        message.sequence,
+        message.key,
+        message.sender,
+        message.device,
+        message.cs,
+        message.kind,
+        message.accepted_ms,
+        dict(message.to),
+    )
+
+
+def _message(said: _Appended, each: _Message) -> StoredMessage:
+    return StoredMessage(
+        said.conversation,
+        said.epoch,
+        each.sequence,
+        each.key,
+        each.sender,
+        each.device,
+        each.cs,
+        each.kind,
+        each.accepted_ms,
+        each.to,
+    )
 
 
 def pack_batch(sender: bytes, packed: Sequence[bytes]) -> bytes:

@@ -116,6 +116,13 @@ class Delivery:
             if connection.machine.is_up and not self._push(connection, message):
                 self.pump(connection)
 
+    def heard(self, messages: Iterable[StoredMessage]) -> None:
+        """Messages that another node has just stored, told by the bus."""
+        for message in messages:
+            live = self._lives.get(message.conversation)
+            if live is not None and message.sequence > live.head:
+                self.accepted(message)
+
     def noticed(self, c: ConversationId, head: Head) -> bool:
         """The log is known to reach `head`. True when that is news."""
         live = self._lives.get(c)

@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import assert_never
 
 from angarium.bus.contract import (
@@ -20,6 +21,7 @@ from angarium.clock import Clock
 from angarium.errors import AngariumError, Forbidden, Unavailable
 from angarium.ids import ConversationId, UserId
 from angarium.limits import (
+    BUS_MESSAGES_BYTES_MAX,
     DRAIN_CONNECTIONS_PER_S,
     DRAIN_GRACE_S,
     DRAIN_SPREAD_S_MAX,
@@ -46,7 +48,7 @@ from angarium.messaging.hub import Hub
 from angarium.messaging.receipts import ReceiptFold
 from angarium.messaging.sending import Limiter, Sending
 from angarium.model.conversation import Head
-from angarium.model.message import Accepted, AppendResult
+from angarium.model.message import Accepted, AppendResult, StoredMessage
 from angarium.protocol.server_effects import Append, Effect, Fetch, Greet, Pump, Relay
 from angarium.protocol.server_side import CLOSE_GOAWAY
 from angarium.storage.contract import Conversations, Directory, MessageLog, Receipts
@@ -86,6 +88,7 @@ class Messaging:
         self.figures = Figures()
         self.is_ready = False
         self._bus, self._clock, self._conversations = bus, clock, conversations
+        self._log = log
         self._head_check, self._bus_hears = head_check, bus_hears
         self._chores = Chores()
         self._recent = Recent()
@@ -262,6 +265,7 @@ class Messaging:
 
     def _appended(self, batch: list[Pending], results: list[AppendResult]) -> None:
         newest: dict[ConversationId, Accepted] = {}
+        fresh: dict[ConversationId, list[StoredMessage]] = {}
         for pending, result in zip(batch, results, strict=True):
             machine, message = pending.connection.machine, pending.message
             if not isinstance(result, Accepted):
@@ -276,23 +280,32 @@ class Messaging:
                 self._delivery.noticed(message.conversation, head)
             else:
                 self.figures.accepted += 1
-                self._delivery.accepted(stored(message, result))
+                entry = stored(message, result)
+                self._delivery.accepted(entry)
+                fresh.setdefault(message.conversation, []).append(entry)
             known = newest.get(message.conversation)
             if known is None or known.sequence < result.sequence:
                 newest[message.conversation] = result
         # Stored before told: a crash between the two costs a late delivery, never a message.
         if newest:
-            doorbells = {c: self._doorbell(c, result) for c, result in newest.items()}
-            self._bus.publish(list(doorbells.values()))
+            doorbells: list[Appended] = [
+                self._doorbell(c, result, fresh.get(c, ())) for c, result in newest.items()
+            ]
+            self._bus.publish([*doorbells])
             if self._head_check:
-                self._announced.update(doorbells)
+                for doorbell in doorbells:
+                    self._announced[doorbell.conversation] = replace(doorbell, messages=())
 
-    def _doorbell(self, c: ConversationId, result: Accepted) -> Appended:
+    def _doorbell(
+        self, c: ConversationId, result: Accepted, fresh: Sequence[StoredMessage]
+    ) -> Appended:
         """One doorbell for the newest message of each conversation is enough."""
         live, roster = self._delivery.find(c), self._rosters.find(c)
         conversation = live.conversation if live else roster.conversation if roster else None
         users = tuple(each.user for each in conversation.participants) if conversation else ()
-        return Appended(c, result.epoch, result.sequence, users)
+        size = sum(len(ciphertext) for entry in fresh for ciphertext in entry.to.values())
+        told = tuple(fresh) if size <= BUS_MESSAGES_BYTES_MAX else ()
+        return Appended(c, result.epoch, result.sequence, users, told)
 
     # --- the bus tells --------------------------------------------------------------------
 
@@ -319,6 +332,9 @@ class Messaging:
                     assert_never(event)
 
     def _told_appended(self, event: Appended) -> None:
+        if event.messages:
+            self._log.learn(event.messages)
+            self._delivery.heard(event.messages)
         head = Head(event.epoch, event.sequence)
         self._delivery.noticed(event.conversation, head)
         if any(

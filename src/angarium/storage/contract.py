@@ -48,6 +48,11 @@ class MessageLog(Protocol):
         """Messages `first`..`last` in order, at most `messages_max`; `to`: only `device`."""
         ...
 
+    def learn(self, messages: Sequence[StoredMessage]) -> None:
+        """Another node stored these and was told so: an adapter that remembers heads may go on
+        from there. Waits for nothing, raises nothing; what it does not fit is passed over."""
+        ...
+
     async def last_cs(self, conversation: ConversationId, device: DeviceId) -> int:
         """The highest `cs` stored of this device in this conversation; 0 if none."""
         ...

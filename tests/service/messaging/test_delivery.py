@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from angarium.bus.contract import Appended, DevicesChanged, Joined, Left
+from angarium.limits import BUS_MESSAGES_BYTES_MAX
 from angarium.messaging.engine import MemoryEngine
+from angarium.model.message import NewMessage, StoredMessage
 from angarium.protocol.frames import (
     SUBPROTOCOL_JSON,
     Ack,
@@ -364,6 +366,42 @@ def test_with_every_doorbell_lost_messages_of_another_node_arrive_within_six_sec
         assert bob.sequences() == list(range(1, 21))
 
     on_relay(scenario, bus=DeafBus())
+
+
+def test_what_another_node_stored_is_delivered_from_its_doorbell_without_reading() -> None:
+    async def scenario(relay: Relay) -> None:
+        bob = await relay.connect(BOB, BOB1)
+        relay.engine = MemoryEngine()
+        second = await relay.node(engine=relay.engine, node_id="second")
+        ann = await relay.connect(ANN, ANN1)
+        for n in range(1, 4):
+            await ann.say(send(n, BOB1))
+        await settle()
+        assert bob.sequences() == [1, 2, 3]
+        assert (relay.messaging.figures.range_reads, second.figures.range_reads) == (0, 0)
+
+        # Too large for a doorbell: it is read.
+        await ann.say(send(4, BOB1, ct=b"x" * (BUS_MESSAGES_BYTES_MAX + 1)))
+        await pass_time(0.1)
+        assert bob.sequences() == [1, 2, 3, 4]
+        assert relay.messaging.figures.range_reads == 1
+
+    on_relay(scenario)
+
+
+def test_a_doorbell_whose_forerunner_was_lost_delivers_both_in_order() -> None:
+    async def scenario(relay: Relay) -> None:
+        bob = await relay.connect(BOB, BOB1)
+        await append_elsewhere(relay)
+        later = StoredMessage(TALK, 1, 2, key_of(2), ANN, ANN1, 2, "msg", 0, {BOB1: b"sealed"})
+        await relay.store.log.append(
+            [NewMessage(TALK, ANN, ANN1, key_of(2), 2, "msg", {BOB1: b"sealed"}, 0)]
+        )
+        relay.bus.publish([Appended(TALK, 1, 2, (ANN, BOB), (later,))])
+        await pass_time(0.1)
+        assert bob.sequences() == [1, 2]
+
+    on_relay(scenario)
 
 
 def test_without_the_head_check_a_lost_last_doorbell_is_never_noticed() -> None:

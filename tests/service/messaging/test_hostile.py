@@ -179,6 +179,9 @@ class TurnedLog:
         found = await self._log.read(c, device, first, last, most)
         return [msgspec.structs.replace(message, epoch=self.epoch) for message in found]
 
+    def learn(self, messages: Sequence[StoredMessage]) -> None:
+        pass
+
 
 def test_a_log_restored_beside_a_running_node_makes_its_devices_resume() -> None:
     async def scenario(relay: Relay) -> None:

@@ -15,6 +15,7 @@ from angarium.bus.contract import (
     Left,
 )
 from angarium.bus.wire import pack_batch, pack_event, topic_of, unpack_batch
+from angarium.model.message import StoredMessage
 
 text = st.text(st.characters(exclude_categories=("Cs",)), max_size=40)
 users = st.lists(text, max_size=5).map(tuple)
@@ -63,6 +64,20 @@ def test_events_of_a_newer_version_are_passed_over_and_counted() -> None:
         [DevicesChanged("@ann:test"), Left("c", "u")],
         1,
     )
+
+
+def test_a_doorbell_carries_its_messages_and_one_of_an_older_version_has_none() -> None:
+    message = StoredMessage("c", 3, 7, "k", "@ann:test", "ANN1", 5, "message", 99, {"B": b"x"})
+    told = Appended("c", 3, 7, ("@ann:test",), (message,))
+
+    _, (heard,), _ = unpack_batch(pack_batch(b"s", [pack_event(told)]))
+    assert isinstance(heard, Appended)
+    assert heard.messages == (message,)
+
+    older = msgspec.msgpack.encode(["a", "c", 3, 7, ["@ann:test"]])
+    _, (heard,), _ = unpack_batch(pack_batch(b"s", [older]))
+    assert heard == Appended("c", 3, 7, ("@ann:test",))
+    assert heard.messages == ()
 
 
 def test_text_that_is_none_cannot_be_packed() -> None:

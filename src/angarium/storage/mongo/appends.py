@@ -247,6 +247,7 @@ class Appends:
                 # Nothing could be read, or a value that cannot be stored: it fails alone.
                 run.refuse(NotAccepted(_known_error(found)))
             else:
+                run.planned_at = known.head
                 rows = plan(run, known, found, self._clock.now_ms(), guards=self._guards)
                 attempts.append(Attempt(run, known, rows))
         left_s = deadline_s - asyncio.get_running_loop().time()
@@ -265,7 +266,8 @@ class Appends:
         name, first = run.conversation, {m.device: m.cs for m in reversed(run.open)}
         found: dict[Place, Earlier] = {}
         careful = run.state == "unsure"
-        if run.state == "raced":
+        # A head that rose meanwhile (the bus told) explains the lost race.
+        if run.state == "raced" and run.planned_at == known.head:
             # The first open message met somebody: at its sequence, its key or its counter.
             met = run.open[0]
             found, same_key = await asyncio.gather(

@@ -15,6 +15,7 @@ from angarium.errors import AngariumError
 from angarium.ids import ConversationId, DeviceId, MessageKey
 from angarium.limits import MONGO_NEWER_MAX, STORE_CONVERSATIONS_CACHED
 from angarium.model.conversation import Head
+from angarium.model.message import StoredMessage
 from angarium.storage.mongo.link import Document, Link
 from angarium.storage.mongo.placing import Earlier, Known
 
@@ -52,6 +53,17 @@ class Heads:
     def peek(self, name: ConversationId) -> Known | None:
         """What is known already, without asking."""
         return self._known.get(name)
+
+    def learn(self, message: StoredMessage) -> None:
+        """Raise the head to a message that another node was told is stored, if it is the next
+        one: then all before it is known too, and the race for its sequence is not run."""
+        known = self._known.get(message.conversation)
+        if known is None or (known.epoch, known.head + 1) != (message.epoch, message.sequence):
+            return
+        known.head = message.sequence
+        if message.device in known.counters:
+            at = known.counters[message.device]
+            known.counters[message.device] = max(at, message.cs)
 
     async def newer(
         self, name: ConversationId, known: Known

@@ -59,6 +59,10 @@ class MongoLog:
         )
         return [_stored(conversation, known.epoch, document) for document in documents]
 
+    def learn(self, messages: Sequence[StoredMessage]) -> None:
+        for message in messages:
+            self.known.learn(message)
+
     async def last_cs(self, conversation: ConversationId, device: DeviceId) -> int:
         return await self.known.newest_counter(conversation, device)
 

@@ -67,6 +67,7 @@ class Run:
         self.results: list[AppendResult | None] = [None] * len(messages)
         self.settled = 0
         self.state: Literal["fresh", "raced", "unsure"] = "fresh"
+        self.planned_at = 0  # The head that the last attempt went on from.
 
     @property
     def done(self) -> bool:
@@ -138,8 +139,8 @@ def settle(run: Run, known: Known, rows: list[Row], stored: int) -> None:
     """Note that the first `stored` rows are in the store; what depends on others stays open."""
     for row in rows[:stored]:
         message = run.messages[row.position]
-        known.head = row.document["seq"]
-        known.counters[message.device] = message.cs
+        known.head = max(known.head, row.document["seq"])  # The bus may have told more.
+        known.counters[message.device] = max(message.cs, known.counters[message.device])
     run.settled = len(run.messages) if stored == len(rows) else rows[stored].position
 
 

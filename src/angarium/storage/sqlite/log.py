@@ -72,6 +72,9 @@ class SqliteLog:
 
         return await self.reads.read(work)
 
+    def learn(self, messages: Sequence[StoredMessage]) -> None:
+        """Nothing to learn: one process, one store."""
+
     async def last_cs(self, conversation: ConversationId, device: DeviceId) -> int:
         def work(connection: sqlite3.Connection) -> int:
             row = connection.execute(
