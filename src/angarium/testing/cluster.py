@@ -6,7 +6,8 @@
         await cluster.start_node(1)
         await cluster.rolling_restart()
 
-The stores are MONGODB_URI and REDIS_URL where set, else servers of its own.
+The stores are MONGODB_URI and REDIS_URL where set, else servers of its own. Where services run
+in processes of their own, a balancer stands before those that are called.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ import signal
 import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -28,6 +30,7 @@ from angarium.clock import SystemClock
 from angarium.errors import Unavailable
 from angarium.server.auth import Tokens
 from angarium.storage.contract import Store
+from angarium.testing.balancer import Balancer
 from angarium.testing.bench import UNLIMITED_PER_MINUTE
 from angarium.testing.faults import FaultProxy
 from angarium.testing.mongo import MongoServer
@@ -38,10 +41,12 @@ POLL_EVERY_S = 0.2
 POLL_WAIT_S = 1.0
 TOKEN_TTL_S = 24 * 3600.0
 Part = Literal["store", "bus", "nodes"]
+Front = Literal["api", "socket", "webhooks"]
 
 
 class Cluster:
-    """`nodes` processes on one store and one bus. `services` of all, or one entry for each.
+    """`nodes` processes on one store and one bus. `services` of all, or one entry for each;
+    with gateways or bridges that have no messaging beside them, `fronts` lead to who is ready.
 
     `settings` go to every node, `settings_of[n]` to node `n` alone. `proxied` parts are reached
     through a FaultProxy: `store_proxy`, `bus_proxy`, and one of `door_proxies` for each node's
@@ -66,6 +71,7 @@ class Cluster:
         self.store_proxy: FaultProxy | None = None
         self.bus_proxy: FaultProxy | None = None
         self.door_proxies: dict[int, FaultProxy] = {}
+        self.fronts: dict[Front, Balancer] = {}
         self.store_url = self.bus_url = ""
         self._services = [services] * nodes if isinstance(services, str) else list(services)
         self._settings, self._settings_of = dict(settings or {}), dict(settings_of or {})
@@ -86,6 +92,7 @@ class Cluster:
             self.folder.mkdir(parents=True, exist_ok=True)
             await self._start_store()
             await self._start_bus()
+            await self._open_fronts()
             for number, services in enumerate(self._services):
                 await self._make_node(number, services)
             # One first: it prepares the store for all.
@@ -149,6 +156,34 @@ class Cluster:
             self._parts.callback(self.redis.kill)
             await self.redis.start()
             self.bus_url = self.redis.url
+
+    async def _open_fronts(self) -> None:
+        if all("messaging" in services for services in self._services):
+            return
+        doors: list[tuple[Front, str, str]] = [
+            ("api", "messaging", "port"),
+            ("socket", "messaging", "websocket_port"),
+            ("webhooks", "bridge", "port"),
+        ]
+        for front, service, door in doors:
+            balancer = Balancer(partial(self._ports, service, door))
+            await balancer.start()
+            self._parts.push_async_callback(balancer.close)
+            self.fronts[front] = balancer
+        api, socket, hooks = (f"127.0.0.1:{self.fronts[one].port}" for one, _, _ in doors)
+        self._settings = {
+            "relay_url": f"http://{api}",
+            "relay_websocket_url": f"ws://{socket}/ws",
+            "public_websocket_url": f"ws://{socket}/ws",
+            "public_base_url": f"http://{hooks}",
+            **self._settings,
+        }
+
+    def _ports(self, service: str, door: str) -> list[int]:
+        """Of the nodes with a service that are ready; while none was asked yet, of all."""
+        numbers = self.ready or [number for number, node in self.nodes.items() if node.pid]
+        nodes = [self.nodes[number] for number in numbers]
+        return [int(node.settings[door]) for node in nodes if service in node.services]
 
     async def _make_node(self, number: int, services: str) -> ServedNode:
         """A node on ports of its own, which stay the same when it is started again."""
@@ -256,9 +291,9 @@ class Cluster:
 
     def url(self, number: int) -> str:
         """Where clients reach node `number`: its WebSocket, or the proxy before it."""
-        url = self.nodes[number].websocket_url
+        url = f"ws://127.0.0.1:{self.nodes[number].settings['websocket_port']}/ws"
         proxy = self.door_proxies.get(number)
-        return proxy.before(url) if proxy and url else url
+        return proxy.before(url) if proxy else url
 
     async def wait_ready(self, count: int, within_s: float = READY_WAIT_S) -> None:
         """Wait until so many nodes are ready. Raises Unavailable."""

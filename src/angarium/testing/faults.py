@@ -177,6 +177,10 @@ class FaultProxy:
         if server is not None:
             server.close()
 
+    def place(self) -> tuple[str, int]:
+        """Where the next connection goes."""
+        return self.upstream
+
     async def changed(self, within_s: float | None = None) -> None:
         """Wait until a fault begins or ends, at most so long."""
         with contextlib.suppress(TimeoutError):
@@ -255,7 +259,7 @@ class _Pair:
         _make_small(raw)
         try:
             loop = asyncio.get_running_loop()
-            await asyncio.wait_for(loop.sock_connect(raw, proxy.upstream), CONNECT_WAIT_S)
+            await asyncio.wait_for(loop.sock_connect(raw, proxy.place()), CONNECT_WAIT_S)
         except (OSError, TimeoutError):
             raw.close()
             self.reset()
