@@ -143,9 +143,16 @@ class Fenced(Refused):
 
 
 class LeaseTaken(Refused):
-    """Another owner holds the lease."""
+    """Another owner holds the lease. `renewal` names when it was renewed last, for whoever
+    watches whether it still is."""
 
     code, retryable, http_status = "lease_taken", True, 409
+
+    def __init__(
+        self, message: str = "another owner holds the lease", renewal: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.renewal = renewal
 
 
 class OutcomeUnknown(Refused):

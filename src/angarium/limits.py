@@ -132,9 +132,12 @@ TURN_ATTEMPTS = 5  # Then a dead letter and an honest message to the person.
 TURN_TIMEOUT_S = 60.0
 TURN_FIRST_EVENT_S = 15.0
 TURN_STALE_S = 15 * 60  # Older messages get no surprise answer.
-LEASE_TTL_S = 15.0
-LEASE_RENEW_S = 5.0
-LEASE_LOOK_S = 1.0  # How often a standby looks whether the lease is free.
+# How long people wait for another gateway or bridge when one dies. Shorter, and an agent that
+# holds up its process, or a store that elects a primary, would cost turns that run again.
+LEASE_TTL_S = 10.0
+LEASE_RENEW_S = 2.5
+LEASE_RETRY_S = 0.5  # After a renewal that failed.
+LEASE_LOOK_S = 0.5  # How often a standby looks whether the lease is free.
 UNREAD_TOLD_EVERY_S = 60.0  # Per conversation; a message not readable meanwhile: expired.
 TURNS_AT_ONCE = 256
 REPLY_BYTES_MAX = 44 * 1024  # Padded and sealed it fits a ciphertext. Longer: cut, with a note.

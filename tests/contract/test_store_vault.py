@@ -164,6 +164,26 @@ def test_an_own_lapsed_lease_comes_back_with_a_new_epoch(with_store: Any) -> Non
     with_store(scenario)
 
 
+def test_a_lease_seen_without_a_renewal_is_taken_whatever_the_wall_clock_says(
+    with_store: Any,
+) -> None:
+    async def scenario(opened: Any) -> None:
+        mine, theirs = opened.store.leases, opened.other.leases
+        fence = await mine.acquire("agents", "a", 10, 1_000_000)
+        with pytest.raises(LeaseTaken) as seen:
+            await theirs.acquire("agents", "b", 10, 1000)
+        await mine.renew(fence, "a", 10, 1_005_000)
+        with pytest.raises(LeaseTaken) as renewed:
+            await theirs.acquire("agents", "b", 10, 1000, seen.value.renewal)
+        assert renewed.value.renewal not in ("", seen.value.renewal)
+        taken = await theirs.acquire("agents", "b", 10, 1000, renewed.value.renewal)
+        assert taken.epoch == fence.epoch + 1
+        with pytest.raises(Fenced):
+            await mine.renew(fence, "a", 10, 1_006_000)
+
+    with_store(scenario)
+
+
 def test_a_write_of_an_outdated_owner_is_fenced_and_leaves_nothing(with_store: Any) -> None:
     async def scenario(opened: Any) -> None:
         old = await opened.store.leases.acquire("agents", "a", 10, 0)

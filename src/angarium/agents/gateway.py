@@ -16,7 +16,6 @@ from angarium.clock import Clock
 from angarium.errors import (
     AngariumError,
     Fenced,
-    LeaseTaken,
     StoreUnwritable,
     Unavailable,
     Undecryptable,
@@ -24,9 +23,6 @@ from angarium.errors import (
 from angarium.ids import ConversationId, DeviceId
 from angarium.kms.contract import Sealer
 from angarium.limits import (
-    LEASE_LOOK_S,
-    LEASE_RENEW_S,
-    LEASE_TTL_S,
     STORE_RETRY_MAX_S,
     TURN_RETRY_MIN_S,
     TURN_STALE_S,
@@ -44,6 +40,7 @@ from angarium.storage.contract import (
     Vault,
     Write,
 )
+from angarium.storage.tenure import Tenure
 
 MakeEndpoint = Callable[[Sink, Fence], Awaitable[Endpoint]]
 _log = logging.getLogger(__name__)
@@ -79,8 +76,9 @@ class Gateway:
         turns_held_max: int = TURNS_HELD_MAX,
         journal: bool = True,
     ) -> None:
-        self._make_endpoint, self._device, self._owner = make_endpoint, device, owner
-        self._vault, self._turns, self._leases = vault, turns, leases
+        self._make_endpoint, self._device = make_endpoint, device
+        self._vault, self._turns = vault, turns
+        self._tenure = Tenure(leases, clock, name=f"mailbox/{device}", owner=owner)
         self._registry, self._clock, self._admit = registry, clock, admit
         self._read_file, self._patience = read_file, patience or Patience()
         self._journal = journal
@@ -89,12 +87,10 @@ class Gateway:
         self._at_once, self._held_max = turns_at_once, turns_held_max
         self._lanes = self._make_lanes()
         self._lost = asyncio.Event()
-        self._fence: Fence | None = None
         self._endpoint: Endpoint | None = None
         self._dispatcher: Dispatcher | None = None
         self._watches: list[asyncio.Task[None]] = []
         self.trouble: AngariumError | None = None
-        self.standby = False
         self._replied = self._troubles = 0
 
     # --- life ---------------------------------------------------------------------------------
@@ -108,8 +104,8 @@ class Gateway:
         self._lost.clear()
         self.trouble = None
         self._lanes = self._make_lanes()
-        self._fence = fence = await self._take_lease()
-        self._watches = [asyncio.create_task(self._renew(fence), name="gateway lease")]
+        fence = await self._tenure.wait()
+        self._watches = [asyncio.create_task(self._keep_lease(), name="gateway lease")]
         try:
             self._endpoint = endpoint = await self._make_endpoint(self, fence)
             self._dispatcher = self._make_dispatcher(endpoint, fence)
@@ -140,12 +136,12 @@ class Gateway:
         for watch in watches:
             watch.cancel()
         await asyncio.gather(*watches, return_exceptions=True)
-        fence, self._fence = self._fence, None
-        if fence is not None:
-            try:
-                await self._leases.release(fence, self._owner)
-            except AngariumError:
-                pass  # It expires by itself.
+        await self._tenure.leave()
+
+    @property
+    def standby(self) -> bool:
+        """Whether another process works, and this one waits."""
+        return self._tenure.standby
 
     async def wait_lost(self) -> None:
         """Return when this gateway can do no more: another has taken over the device, or the
@@ -243,40 +239,11 @@ class Gateway:
 
     # --- lease --------------------------------------------------------------------------------
 
-    async def _take_lease(self) -> Fence:
-        name = f"mailbox/{self._device}"
+    async def _keep_lease(self) -> None:
         try:
-            while True:
-                try:
-                    return await self._leases.acquire(
-                        name, self._owner, LEASE_TTL_S, self._clock.now_ms()
-                    )
-                except LeaseTaken:
-                    if not self.standby:
-                        _log.warning(
-                            "standing by: another process works for the agents' device, "
-                            "or died less than %d s ago", LEASE_TTL_S
-                        )  # fmt: skip
-                    self.standby = True
-                    await asyncio.sleep(LEASE_LOOK_S)
-        finally:
-            self.standby = False
-
-    async def _renew(self, fence: Fence) -> None:
-        renewed_s = self._clock.monotonic_s()
-        while True:
-            await asyncio.sleep(LEASE_RENEW_S)
-            try:
-                now_ms = self._clock.now_ms()
-                await self._leases.renew(fence, self._owner, LEASE_TTL_S, now_ms)
-                renewed_s = self._clock.monotonic_s()
-            except Fenced as error:
-                return self._lose(error)
-            except AngariumError as error:
-                # Writes stay fenced in any case; a lease that may have run out is not used.
-                _log.warning("the lease could not be renewed: %s", error.code)
-                if self._clock.monotonic_s() - renewed_s > LEASE_TTL_S:
-                    return self._lose(error)
+            await self._tenure.keep()
+        except Fenced as error:
+            self._lose(error)
 
     async def _watch(self, endpoint: Endpoint) -> None:
         """A device that was displaced or refused hears nothing more, and says so only here."""

@@ -17,11 +17,10 @@ from angarium.limits import (
     CONTACT_CONNECTIONS_MAX,
     CONTACT_IDLE_S,
     LEASE_LOOK_S,
-    LEASE_RENEW_S,
-    LEASE_TTL_S,
     RATE_PER_MINUTE,
 )
 from angarium.storage.contract import Fence, Leases, Outbox, Vault, WebhookInbox
+from angarium.storage.tenure import Tenure
 
 LOOK_EVERY_S = 1.0  # How long a forgotten wake-up can delay anything.
 LOOK_EVERY_S_MAX = 30.0  # After failures, doubling.
@@ -61,10 +60,9 @@ class Bridge:
         connections_max: int = CONTACT_CONNECTIONS_MAX,
         idle_s: float = CONTACT_IDLE_S,
     ) -> None:
-        self._channel, self._leases, self._clock, self._owner = channel, leases, clock, owner
+        self._channel, self._clock = channel, clock
+        self._tenure = Tenure(leases, clock, name=f"bridge/{channel.name}", owner=owner)
         self._count, self._webhooks = count, webhooks
-        self._fence: Fence | None = None
-        self.standby = False  # Whether another process holds the lease.
         self._look_in, self._look_out = asyncio.Event(), asyncio.Event()
         self._typing: asyncio.Queue[str] = asyncio.Queue(TYPING_WAITING_MAX)
         self.connections = Connections(
@@ -87,7 +85,12 @@ class Bridge:
     @property
     def working(self) -> bool:
         """Whether this process holds the lease."""
-        return self._fence is not None
+        return self._tenure.fence is not None
+
+    @property
+    def standby(self) -> bool:
+        """Whether another process works, and this one waits."""
+        return self._tenure.standby
 
     @property
     def fence(self) -> Fence:
@@ -105,7 +108,7 @@ class Bridge:
             await self._take_lease()
             try:
                 async with asyncio.TaskGroup() as group:
-                    group.create_task(self._keep_lease())
+                    group.create_task(self._tenure.keep())
                     group.create_task(self._work())
             except* Fenced:
                 self._count("lease_lost")
@@ -114,11 +117,7 @@ class Bridge:
 
     async def start(self) -> None:
         """Take the lease and settle what a dead owner left; `run` does. Raises LeaseTaken."""
-        name = f"bridge/{self._channel.name}"
-        self._fence = await self._leases.acquire(
-            name, self._owner, LEASE_TTL_S, self._clock.now_ms()
-        )
-        self.standby = False
+        await self._tenure.take()
         await self.outbox.recover()
 
     async def work_inbox(self) -> int:
@@ -142,29 +141,10 @@ class Bridge:
                 await self.start()
                 return
             except LeaseTaken:
-                self.standby = True
                 await asyncio.sleep(LEASE_LOOK_S)
             except AngariumError as error:
                 self._count(f"bridge_{error.code}")
                 await asyncio.sleep(LOOK_EVERY_S)
-
-    async def _keep_lease(self) -> None:
-        """Raises Fenced when the lease is lost, or could not be renewed before it ran out."""
-        renewed_s = self._clock.monotonic_s()
-        while True:
-            await asyncio.sleep(LEASE_RENEW_S)
-            asked_s = self._clock.monotonic_s()
-            try:
-                await self._leases.renew(
-                    self._held(), self._owner, LEASE_TTL_S, self._clock.now_ms()
-                )
-                renewed_s = asked_s
-            except Fenced:
-                raise
-            except AngariumError as error:
-                self._count(f"bridge_{error.code}")
-                if self._clock.monotonic_s() - renewed_s >= LEASE_TTL_S:
-                    raise Fenced("the lease ran out while the store was away") from None
 
     async def _work(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -223,19 +203,14 @@ class Bridge:
 
     async def _stop(self) -> None:
         await self.connections.close()
-        fence, self._fence = self._fence, None
-        if fence is not None:
-            try:
-                await self._leases.release(fence, self._owner)
-            except AngariumError as error:
-                self._count(f"bridge_{error.code}")  # It runs out by itself.
+        await self._tenure.leave()
 
     # --- small things others call ---
 
     def _held(self) -> Fence:
-        if self._fence is None:
+        if self._tenure.fence is None:
             raise Fenced("this process does not hold the bridge's lease")
-        return self._fence
+        return self._tenure.fence
 
     def _want_typing(self, message: str) -> None:
         try:

@@ -328,9 +328,15 @@ class Outbox(Protocol):
 class Leases(Protocol):
     """Time-limited exclusive rights with a fencing epoch that only grows."""
 
-    async def acquire(self, name: str, owner: str, ttl_s: float, now_ms: int) -> Fence:
+    async def acquire(
+        self, name: str, owner: str, ttl_s: float, now_ms: int, stale: str = ""
+    ) -> Fence:
         """Take the lease if free, expired or already this owner's (the epoch grows whenever it
-        was not held by this owner). Raises LeaseTaken at once. Never waits."""
+        was not held by this owner). Raises LeaseTaken at once. Never waits.
+
+        Also take it when its renewal is still `stale`, as LeaseTaken named it: whoever has seen
+        no renewal for the time of the lease knows better than wall clocks that differ.
+        """
         ...
 
     async def renew(self, fence: Fence, owner: str, ttl_s: float, now_ms: int) -> None:

@@ -74,7 +74,7 @@ def test_more_messages_than_memory_may_hold_are_all_answered():
 
 
 def test_a_second_gateway_waits_until_the_first_has_closed(monkeypatch):
-    monkeypatch.setattr("angarium.agents.gateway.LEASE_LOOK_S", 0.001)
+    monkeypatch.setattr("angarium.storage.tenure.LEASE_LOOK_S", 0.001)
 
     async def scenario(world):
         first = world.gateway
@@ -119,7 +119,7 @@ def test_a_gateway_that_was_overtaken_writes_nothing_more_and_says_so():
 
 
 def test_a_lease_that_is_gone_is_noticed_at_its_renewal(monkeypatch):
-    monkeypatch.setattr("angarium.agents.gateway.LEASE_RENEW_S", 0.001)
+    monkeypatch.setattr("angarium.storage.tenure.LEASE_RENEW_S", 0.001)
 
     async def scenario(world):
         world.clock.advance(LEASE_TTL_S + 1)

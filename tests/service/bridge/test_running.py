@@ -48,7 +48,7 @@ def test_only_one_works_and_the_next_takes_over_when_it_stops(make_world: Any) -
     async def scenario() -> None:
         async with make_world() as world:
             second = world.new_bridge()
-            second._owner = "another"
+            second._tenure.owner = "another"
             try:
                 await second.start()
             except LeaseTaken:

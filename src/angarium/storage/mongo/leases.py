@@ -23,7 +23,9 @@ class MongoLeases:
     link: Link
     guards: Guards = ALL_GUARDS
 
-    async def acquire(self, name: str, owner: str, ttl_s: float, now_ms: int) -> Fence:
+    async def acquire(
+        self, name: str, owner: str, ttl_s: float, now_ms: int, stale: str = ""
+    ) -> Fence:
         until_ms = now_ms + round(ttl_s * 1000)
         for attempt in range(APPEND_ATTEMPTS):
             found = await self._find(name)
@@ -35,9 +37,10 @@ class MongoLeases:
                 if await self.link.insert("leases", new):
                     return Fence(name, 1)
                 continue
-            held = found["owner"] != "" and found["until_ms"] > now_ms
+            renewal = f"{found['epoch']}/{found['until_ms']}"
+            held = found["owner"] != "" and found["until_ms"] > now_ms and renewal != stale
             if held and found["owner"] != owner:
-                raise LeaseTaken("another owner holds the lease")
+                raise LeaseTaken(renewal=renewal)
             epoch = found["epoch"] + (0 if held else 1)
             # An answer that is lost is looked at again, and finds it held by this owner.
             if await self._change(found, owner, epoch, until_ms):

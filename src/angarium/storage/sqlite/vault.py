@@ -116,7 +116,9 @@ class SqliteLeases:
     commits: Commits
     fencing: bool = True
 
-    async def acquire(self, name: str, owner: str, ttl_s: float, now_ms: int) -> Fence:
+    async def acquire(
+        self, name: str, owner: str, ttl_s: float, now_ms: int, stale: str = ""
+    ) -> Fence:
         until_ms = now_ms + round(ttl_s * 1000)
 
         def work(connection: sqlite3.Connection) -> Fence:
@@ -124,9 +126,10 @@ class SqliteLeases:
                 "SELECT owner, epoch, until_ms FROM leases WHERE name = ?", (name,)
             ).fetchone()
             holder, epoch, held_until_ms = row or ("", 0, 0)
-            held = holder != "" and held_until_ms > now_ms
+            renewal = f"{epoch}/{held_until_ms}"
+            held = holder != "" and held_until_ms > now_ms and renewal != stale
             if held and holder != owner:
-                raise LeaseTaken("another owner holds the lease")
+                raise LeaseTaken(renewal=renewal)
             epoch += 0 if held else 1
             connection.execute(
                 "INSERT OR REPLACE INTO leases (name, owner, epoch, until_ms)"
