@@ -36,7 +36,7 @@ from angarium.storage.sqlite.connection import FILE_NAME
 from angarium.storage.sqlite.rows import TABLES
 from angarium.storage.sqlite.store import open_sqlite
 from angarium.storage.sqlite.transfer import SqliteTransfer
-from angarium.storage.transfer import KINDS, Page, Progress, Row, Step
+from angarium.storage.transfer import KINDS, Epoch, Page, Progress, Row, Step
 from contract.everything import ADA, BLOB, GATEWAY, fill, message
 
 
@@ -429,6 +429,29 @@ def test_a_database_whose_lease_is_held_is_in_use(mongo_uri: str) -> None:
         await ends.copy()
         await ends.source.remove()
         await ends.target.remove()
+
+    asyncio.run(scenario())
+
+
+def test_of_two_calls_that_copy_into_a_database_the_later_one_goes_on(mongo_uri: str) -> None:
+    async def scenario() -> None:
+        place = Database(mongo_uri)
+        first, second = place.transfer(ManualClock()), place.transfer(ManualClock())
+        try:
+            progress = await first.begin(7)
+            assert await second.begin(7) == progress
+            for write in (first.write("epoch", [Epoch(5)], progress), first.finish()):
+                with pytest.raises(StoreInUse, match="taken over"):
+                    await write
+            await second.write("epoch", [Epoch(5)], progress.moved("epoch", Step(1, "x")))
+            await second.finish()
+            with pytest.raises(StoreInUse, match="finished"):
+                await second.write("epoch", [Epoch(6)], progress.moved("epoch", Step(1, "x")))
+            assert (await second.read("epoch", "", 9)).rows == [Epoch(5)]
+        finally:
+            await first.close()
+            await second.close()
+            await place.remove()
 
     asyncio.run(scenario())
 
