@@ -13,7 +13,10 @@ from importlib.metadata import version
 import httpx2
 from fastapi import APIRouter
 
-from angarium.adapters import Figures, open_channel, open_store, open_wire
+from angarium.adapters.channel import open_channel
+from angarium.adapters.store import open_store
+from angarium.adapters.wire import Figures
+from angarium.adapters.wires import open_wire
 from angarium.agents.gateway import Gateway
 from angarium.agents.registry import load_registry
 from angarium.bridge.bridge import Bridge
@@ -149,11 +152,14 @@ class Node:
         secret = settings.token_secret.get_secret_value().encode()
         self.secret = secret or load_or_make_secret(settings.data)
         self.tokens = Tokens(self.secret, self.clock)
-        self.limiter = Limiter(
-            settings.rate_per_minute,
-            self.clock,
-            refused=self.metrics.counter("rate_limited_total", "Requests refused.").add,
-        )
+        lost = (lambda nodes: self._recheck()) if "messaging" in self.services else None
+        wire = await open_wire(settings, self.owner, opened.cluster, self.clock, lost)
+        self.wire = wire
+        self._parts.push_async_callback(wire.close)
+        per_minute = settings.rate_per_minute
+        refused = self.metrics.counter("rate_limited_total", "Requests refused.").add
+        limiter = Limiter(per_minute, self.clock, refused=refused)
+        self.limiter = await wire.shared("sends", limiter, per_minute)
         self._checks: dict[str, Callable[[], Awaitable[None]]] = {"store": opened.check}
         self._gauges("store", "Of the store.", opened.figures)
 
@@ -174,12 +180,8 @@ class Node:
     # --- messaging ----------------------------------------------------------------------------
 
     async def _start_messaging(self) -> list[APIRouter]:
-        settings, store = self.settings, self.store
+        settings, store, wire = self.settings, self.store, self.wire
         websocket = WebSocketServer(host=settings.host, port=settings.websocket_port)
-        wire = await open_wire(settings, self.owner, self.clock, lambda lost: self._recheck())
-        self._parts.push_async_callback(wire.close)
-        if wire.figures is not None:
-            self._gauges("bus", "Of the bus between nodes.", wire.figures)
         self.messaging = Messaging(
             engine=websocket,
             log=store.log,
@@ -207,6 +209,7 @@ class Node:
             f"ws://{settings.host}:{websocket.port}/ws"
         )
         roles = Roles(self.gateway_user)
+        api_limiter = Limiter(API_REQUESTS_PER_MINUTE, self.clock)
         parts = ApiParts(
             store=store,
             keys=Keys(directory=store.directory, bus=wire.bus, clock=self.clock),
@@ -215,7 +218,7 @@ class Node:
             tokens=self.tokens,
             audit=AuditTrail(audit=store.audit, clock=self.clock, secret=self.secret),
             roles=roles,
-            limiter=Limiter(API_REQUESTS_PER_MINUTE, self.clock),
+            limiter=await wire.shared("api", api_limiter, API_REQUESTS_PER_MINUTE),
             well_known=WellKnown(self.websocket_url, self.gateway_user, version("angarium")),
         )
         return api_routers(parts)
@@ -245,6 +248,8 @@ class Node:
     async def _start_http(self, routers: list[APIRouter]) -> None:
         settings = self.settings
         self.health = Health(self._checks)
+        for part, figures in self.wire.figures().items():
+            self._gauges(part, "Of what nodes share.", figures)
         app = make_app(
             version=version("angarium"),
             health=self.health,
@@ -357,7 +362,7 @@ class Node:
         public = settings.public_base_url or self.http_url
         http = httpx2.AsyncClient(trust_env=False)
         self._parts.push_async_callback(http.aclose)
-        channel = open_channel(settings, http, public, self.clock)
+        channel = open_channel(settings, http, public, self.clock, self.wire.peers)
         sealer = await self._sealer("bridge")
         counts = self.metrics.labelled("bridge_total", "What the bridge did.", "what")
         bridge = self.bridge = Bridge(

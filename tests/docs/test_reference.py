@@ -110,8 +110,10 @@ def figure_names(path: Path) -> set[str]:
         ("store", "storage/sqlite/store.py"),
         ("store", "storage/mongo/store.py"),
         ("gateway", "agents/gateway.py"),
-        ("limiter", "server/shared_limiter.py"),
+        ("limiter_sends", "server/shared_limiter.py"),
+        ("limiter_api", "server/shared_limiter.py"),
         ("breakers", "bus/redis_breakers.py"),
+        ("bus", "bus/redis.py"),
     ],
 )
 def test_figures_of_a_part_stand_in_the_metrics_page(part: str, path: str) -> None:

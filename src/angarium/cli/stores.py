@@ -38,7 +38,7 @@ class Place:
 
     @property
     def database(self) -> str:
-        from angarium.adapters import database_of
+        from angarium.adapters.store import database_of
 
         return database_of(self.url)
 

@@ -21,7 +21,7 @@ from angarium.server.auth import Tokens
 from angarium.server.guard import Guard, Sleep
 from angarium.server.headers import Headers, error_body
 from angarium.server.health import Health
-from angarium.server.limiter import Limiter
+from angarium.server.limiter import RateCheck
 from angarium.server.metrics_page import metrics_router
 from angarium.server.roles import Roles
 from angarium.server.routes_admin import AdminRoutes
@@ -77,7 +77,7 @@ class ApiParts:
     tokens: Tokens
     audit: AuditTrail
     roles: Roles
-    limiter: Limiter | None
+    limiter: RateCheck | None
     well_known: WellKnown
     sleep: Sleep = asyncio.sleep
 

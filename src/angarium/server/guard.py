@@ -8,7 +8,7 @@ from fastapi.security import HTTPBearer
 
 from angarium.errors import Forbidden, Unauthenticated
 from angarium.server.auth import Principal, Tokens
-from angarium.server.limiter import Limiter
+from angarium.server.limiter import RateCheck
 
 Sleep = Callable[[float], Awaitable[None]]
 _BEARER = HTTPBearer(auto_error=False, description="An access token: `angarium token USER`.")
@@ -18,7 +18,7 @@ class Guard:
     """Puts the principal on the request, or refuses it before its body is looked at."""
 
     def __init__(
-        self, tokens: Tokens, limiter: Limiter | None = None, sleep: Sleep = asyncio.sleep
+        self, tokens: Tokens, limiter: RateCheck | None = None, sleep: Sleep = asyncio.sleep
     ) -> None:
         self._tokens, self._limiter, self._sleep = tokens, limiter, sleep
 

@@ -2,12 +2,21 @@
 
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Protocol
 
 from angarium.clock import Clock
 from angarium.errors import RateLimited
 from angarium.limits import LIMITER_BUCKETS_MAX, RATE_SLOW_S_MAX, RATE_SLOWED_SHARE
 
 MINUTE_S = 60.0
+
+
+class RateCheck(Protocol):
+    """A limit, of this node or of all nodes together."""
+
+    def check(self, key: str) -> float:
+        """Seconds to wait before what was asked for. Raises RateLimited."""
+        ...
 
 
 class Limiter:

@@ -29,12 +29,15 @@ class MongoStore:
     """All contracts over one MongoDB database. Made by `open_mongo` or `second`; `store` is
     what the product uses."""
 
-    def __init__(self, link: Link, clock: Clock, guards: Guards = ALL_GUARDS) -> None:
+    def __init__(
+        self, link: Link, clock: Clock, guards: Guards = ALL_GUARDS, *, cluster: str = ""
+    ) -> None:
         self._link, self._clock, self._guards = link, clock, guards
         self._heads, self._marks = Heads(link), Marks(link)
         self._appends = Appends(link, clock, self._heads, self._marks, guards)
         self._name = str(ObjectId())
         self._closed = False
+        self.cluster = cluster
         numbers = Numbers(clock, secrets.randbits)
         self.store = Store(
             log=MongoLog(link, self._appends, self._heads, clock),
@@ -57,7 +60,7 @@ class MongoStore:
         link = Link(
             self._link.uri, self._link.name, call_s=self._link.call_s, guards=self._guards
         )
-        return MongoStore(link, self._clock, self._guards)
+        return MongoStore(link, self._clock, self._guards, cluster=self.cluster)
 
     async def check(self) -> None:
         """Prove that the store works now: a durable write, then a read that sees it.
@@ -120,7 +123,17 @@ async def open_mongo(
             await upgrade(link, guards)
         await check_version(link)
         await demand_whole(link)
+        cluster = await _name_cluster(link)
     except BaseException:
         await link.close()
         raise
-    return MongoStore(link, clock, guards)
+    return MongoStore(link, clock, guards, cluster=cluster)
+
+
+async def _name_cluster(link: Link) -> str:
+    """A name made once, which every node on this database finds."""
+    await link.insert("meta", {"_id": "cluster", "name": str(ObjectId())})
+    found = await link.find("meta", {"_id": "cluster"})
+    if found is None:
+        raise StoreUnwritable("the store does not show what was written to it")
+    return str(found["name"])

@@ -45,6 +45,8 @@ class SqliteStore:
     Made by `open_sqlite` or `second`. `store` is what the product uses.
     """
 
+    cluster = ""  # One process serves it.
+
     def __init__(
         self,
         place: _Place,

@@ -1,0 +1,56 @@
+"""What nodes share beside the store: doorbells, registry, rates, breakers. Alone: nothing."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from angarium.bus.contract import Bus
+from angarium.bus.registry import Registry
+from angarium.errors import AngariumError
+from angarium.limits import NODE_LEASE_RENEW_S
+from angarium.resilience import BreakerPeers
+from angarium.server.limiter import Limiter, RateCheck
+from angarium.telemetry.log import get_logger
+
+Figures = Callable[[], Mapping[str, int | float]]
+log = get_logger("angarium.node")
+
+
+class Wire:
+    """How nodes tell each other what is new, and share what none must know alone.
+
+    This one is a node alone: nothing is shared. Run `keep_lease` while the node serves.
+    """
+
+    registry: Registry | None = None
+    peers: BreakerPeers | None = None
+
+    def __init__(self, bus: Bus, hears: Callable[[], bool]) -> None:
+        self.bus, self.hears = bus, hears
+
+    def figures(self) -> Mapping[str, Figures]:
+        """By the name of the part."""
+        return {}
+
+    async def shared(self, name: str, limiter: Limiter, per_minute: int) -> RateCheck:
+        """The limiter, with one rate for all nodes."""
+        return limiter
+
+    async def keep_lease(self) -> None:
+        """Renew this node's lease until cancelled; then it is given back. Redis may be away."""
+        if self.registry is None:
+            return
+        try:
+            while True:
+                try:
+                    await self.registry.renew()
+                except AngariumError as error:
+                    log.warning("registry.delayed", code=error.code)
+                await asyncio.sleep(NODE_LEASE_RENEW_S)
+        finally:
+            try:
+                await self.registry.release()
+            except AngariumError:
+                pass  # It ends by itself.
+
+    async def close(self) -> None:
+        """Say what waits, and hear no more."""
