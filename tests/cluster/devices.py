@@ -1,7 +1,8 @@
 """A device without encryption that says exactly what a test wants, to the node it wants."""
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from angarium.ids import ConversationId, DeviceId, UserId, uuid7
@@ -12,6 +13,7 @@ from angarium.testing.cluster import Cluster
 from angarium.testing.rawclient import RawClient
 
 WAIT_S = 30.0
+ASK_EVERY_S = 0.1
 NOW_MS = 1_790_000_000_000
 T = TypeVar("T")
 
@@ -72,3 +74,12 @@ def make_send(
     key = key or uuid7(NOW_MS)
     sealed = [Sealed(device, f"sealed {key} for {device}".encode()) for device in to]
     return Send(request or cs, c, key, cs, sealed)
+
+
+async def until(holds: Callable[[], Awaitable[bool]], within_s: float = WAIT_S) -> float:
+    """Ask until it holds; returns the seconds that took. Raises TimeoutError."""
+    since_s = time.monotonic()
+    async with asyncio.timeout(within_s):
+        while not await holds():  # noqa: ASYNC110 - of another process
+            await asyncio.sleep(ASK_EVERY_S)
+    return time.monotonic() - since_s
