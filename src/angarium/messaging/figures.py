@@ -2,6 +2,9 @@
 
 from bisect import bisect_left
 
+from angarium.errors import SlowConsumer, Unavailable
+from angarium.protocol.server_side import CLOSE_NO_PONG
+
 COMMIT_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
@@ -12,6 +15,7 @@ class Figures:
         self.connections = 0
         self.opened = 0
         self.closed_by_code: dict[int, int] = {}
+        self.closed_slow = self.closed_silent = self.closed_away = 0
         self.received = 0
         self.accepted = 0
         self.duplicates = 0
@@ -42,3 +46,6 @@ class Figures:
     def count_close(self, code: int) -> None:
         """One connection closed by this node with `code`."""
         self.closed_by_code[code] = self.closed_by_code.get(code, 0) + 1
+        self.closed_slow += code == SlowConsumer.close_code
+        self.closed_silent += code == CLOSE_NO_PONG
+        self.closed_away += code == Unavailable.close_code
