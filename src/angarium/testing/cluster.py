@@ -40,7 +40,7 @@ from angarium.testing.redis_server import RedisServer, quiet_port
 POLL_EVERY_S = 0.2
 POLL_WAIT_S = 1.0
 TOKEN_TTL_S = 24 * 3600.0
-Part = Literal["store", "bus", "nodes"]
+Part = Literal["store", "stores", "bus", "nodes"]
 Front = Literal["api", "socket", "webhooks"]
 
 
@@ -50,7 +50,7 @@ class Cluster:
 
     `settings` go to every node, `settings_of[n]` to node `n` alone. `proxied` parts are reached
     through a FaultProxy: `store_proxy`, `bus_proxy`, and one of `door_proxies` for each node's
-    WebSocket.
+    WebSocket. With "stores" each node has a way of its own to the store: `store_proxies`.
     """
 
     def __init__(
@@ -71,6 +71,7 @@ class Cluster:
         self.store_proxy: FaultProxy | None = None
         self.bus_proxy: FaultProxy | None = None
         self.door_proxies: dict[int, FaultProxy] = {}
+        self.store_proxies: dict[int, FaultProxy] = {}
         self.fronts: dict[Front, Balancer] = {}
         self.store_url = self.bus_url = ""
         self._services = [services] * nodes if isinstance(services, str) else list(services)
@@ -191,7 +192,9 @@ class Cluster:
             self.store_proxy = await self._proxy(self.store_url)
         if "bus" in self._proxied and self.bus_proxy is None:
             self.bus_proxy = await self._proxy(self.bus_url)
-        store, bus = self.store_proxy, self.bus_proxy
+        if "stores" in self._proxied:
+            self.store_proxies[number] = await self._proxy(self.store_url)
+        store, bus = self.store_proxies.get(number, self.store_proxy), self.bus_proxy
         settings = {
             "port": str(quiet_port()),
             "websocket_port": str(quiet_port()),

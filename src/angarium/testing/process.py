@@ -75,6 +75,11 @@ class ServedNode:
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS_PER_S
 
+    def rss_bytes(self) -> int:
+        """Memory the node has in RAM (Linux)."""
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
     async def metric(self, name: str) -> float:
         """One number of the node's metrics page, named without the product's prefix.
 
