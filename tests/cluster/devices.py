@@ -42,6 +42,12 @@ class Phone:
                 self._came.clear()
                 await self._came.wait()
 
+    async def say(self, send: Send) -> Ok | Err:
+        """Send it; what the node says to it, taken away."""
+        self.frames = [each for each in self.frames if not isinstance(each, Ok | Err)]
+        self.client.send([send])
+        return (await self.answers(1))[0]
+
     async def answers(self, count: int, within_s: float = WAIT_S) -> list[Ok | Err]:
         """What the node said to the first `count` sends."""
         return await self.all(Ok | Err, count, within_s)  # type: ignore[arg-type]
@@ -68,11 +74,16 @@ async def enrol_pair(nodes: Cluster, name: str) -> tuple[ConversationId, list[tu
 
 
 def make_send(
-    c: ConversationId, to: Sequence[str], cs: int, key: str = "", request: int = 0
+    c: ConversationId,
+    to: Sequence[str],
+    cs: int,
+    key: str = "",
+    request: int = 0,
+    ct: bytes = b"",
 ) -> Send:
     """A message for these devices; the same key makes the same bytes."""
     key = key or uuid7(NOW_MS)
-    sealed = [Sealed(device, f"sealed {key} for {device}".encode()) for device in to]
+    sealed = [Sealed(device, ct or f"sealed {key} for {device}".encode()) for device in to]
     return Send(request or cs, c, key, cs, sealed)
 
 
