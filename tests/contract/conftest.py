@@ -5,12 +5,10 @@ a folder, unless PLACES names a fixture that gives another one.
 """
 
 import asyncio
-import os
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,6 @@ import pytest
 from angarium.clock import ManualClock
 from angarium.storage.contract import Store
 from angarium.storage.sqlite.store import open_sqlite
-from angarium.testing.mongo import COMMAND, MongoServer, find_server
 
 
 async def open_fresh_mongo(uri: str, clock: ManualClock, **options: Any) -> Any:
@@ -45,20 +42,6 @@ ADAPTERS: dict[str, Callable[[Any, ManualClock], Awaitable[Any]]] = {
     "sqlite-memory-inline": lambda _, clock: open_sqlite(None, clock, inline=True),
 }
 PLACES = {"mongo": "mongo_uri"}
-
-
-@pytest.fixture(scope="session")
-def mongo_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """MONGODB_URI, else a server of the tests' own. Neither: skipped here, a failure in CI."""
-    if "MONGODB_URI" in os.environ:
-        yield os.environ["MONGODB_URI"]
-        return
-    if find_spec("pymongo") is None or find_server() is None:
-        sentence = f"no MongoDB: set MONGODB_URI, or install pymongo and SecantusDB ({COMMAND})"
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(sentence)
-    server = MongoServer(tmp_path_factory.mktemp("mongo"))
-    yield server.uri
-    server.close()
 
 
 @pytest.fixture

@@ -5,10 +5,11 @@ async with AgentWorld([my_agent]) as world:
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
+from angarium.adapters import OpenedStore
 from angarium.agents.contract import AgentKind
 from angarium.agents.gateway import Gateway
 from angarium.agents.guard import Admit, admit_everybody
@@ -20,7 +21,7 @@ from angarium.ids import ConversationId, DeviceId, MessageKey, UserId, uuid7
 from angarium.limits import LEASE_TTL_S
 from angarium.sdk.contract import Received, Sink
 from angarium.storage.contract import Fence, Store, Turn, Turns, Vault
-from angarium.storage.sqlite.store import SqliteStore, open_sqlite
+from angarium.storage.sqlite.store import open_sqlite
 from angarium.testing.fakes import FixedKeySealer, MemoryEndpoint, MemoryRelay, Sent, heard
 
 GATEWAY_USER = UserId("@gateway:test")
@@ -37,6 +38,13 @@ class Reach:
     turns: Turns
 
 
+OpenStore = Callable[[ManualClock], Awaitable[OpenedStore]]
+
+
+async def in_memory(clock: ManualClock) -> OpenedStore:
+    return await open_sqlite(None, clock, inline=True)
+
+
 def as_they_are(store: Store) -> Reach:
     return Reach(store.vault, store.turns)
 
@@ -44,7 +52,8 @@ def as_they_are(store: Store) -> Reach:
 class AgentWorld:
     """One gateway with agents, a person, and a relay between them.
 
-    `restart` throws the gateway away as a crash would and starts another over the same store.
+    `restart` throws the gateway away as a crash would and starts another over the same store:
+    one in memory, or what `open_store` opens.
     """
 
     def __init__(
@@ -58,6 +67,7 @@ class AgentWorld:
         journal: bool = True,
         turns_at_once: int = 8,
         turns_held_max: int = 1000,
+        open_store: OpenStore = in_memory,
     ) -> None:
         self.registry = Registry(agents, default)
         self.clock = ManualClock()
@@ -66,14 +76,15 @@ class AgentWorld:
         self._journal = journal
         self._turns_at_once, self._turns_held_max = turns_at_once, turns_held_max
         self._sealer = FixedKeySealer()
-        self._opened: SqliteStore | None = None
+        self._open_store = open_store
+        self._opened: OpenedStore | None = None
         self._incarnation = 0
         self._said = 0
         self.gateway: Gateway
         self.endpoint: MemoryEndpoint
 
     async def __aenter__(self) -> "AgentWorld":
-        self._opened = await open_sqlite(None, self.clock, inline=True)
+        self._opened = await self._open_store(self.clock)
         await self.start()
         return self
 
@@ -87,7 +98,7 @@ class AgentWorld:
         await self.store_opened.close()
 
     @property
-    def store_opened(self) -> SqliteStore:
+    def store_opened(self) -> OpenedStore:
         if self._opened is None:
             raise RuntimeError("use `async with AgentWorld(...)`")
         return self._opened
@@ -140,7 +151,8 @@ class AgentWorld:
 
     async def kill(self) -> None:
         """End every task but the caller's, and let the dead gateway's lease run out."""
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        tasks = {task for task in asyncio.all_tasks() if not _is_drivers(task)}
+        tasks -= {asyncio.current_task()}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -192,3 +204,8 @@ class AgentWorld:
         if found is None:
             raise LookupError(f"no turn for message {sequence}")
         return found
+
+
+def _is_drivers(task: "asyncio.Task[object]") -> bool:
+    """Of MongoDB's driver, which watches the server for all who live in this process."""
+    return task.get_name().startswith("pymongo_")

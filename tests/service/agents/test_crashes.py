@@ -2,16 +2,21 @@
 
 import asyncio
 import random
+import uuid
 from collections import Counter
 from collections.abc import Sequence
 
 import pytest
 
+from angarium.adapters import OpenedStore
 from angarium.agents.agent import Agent
+from angarium.agents.guard import TIRED
+from angarium.clock import ManualClock
 from angarium.errors import OutcomeUnknown, StoreUnwritable, Unavailable
 from angarium.ids import reply_key
+from angarium.limits import TURN_ATTEMPTS
 from angarium.storage.contract import Fence, Store, Write
-from angarium.testing.agents import CONVERSATION, AgentWorld, Reach
+from angarium.testing.agents import CONVERSATION, AgentWorld, OpenStore, Reach, in_memory
 
 
 class Fate:
@@ -132,14 +137,16 @@ async def tell(world: AgentWorld, fate: Fate, text: str) -> None:
 
 
 async def journey(
-    deaths: Sequence[int], journal: bool = True
+    deaths: Sequence[int], journal: bool = True, open_store: OpenStore = in_memory
 ) -> tuple[AgentWorld, Outside, int]:
     fate, outside = Fate(), Outside()
 
     def reach(store: Store) -> Reach:
         return Reach(MortalVault(store, fate), MortalTurns(store, fate))
 
-    async with AgentWorld([make_shop(outside, fate)], reach=reach, journal=journal) as world:
+    async with AgentWorld(
+        [make_shop(outside, fate)], reach=reach, journal=journal, open_store=open_store
+    ) as world:
         fate.begin(deaths)
         await tell(world, fate, "order")
         await tell(world, fate, "Ada")
@@ -187,6 +194,37 @@ def test_a_crash_at_any_moment_repeats_nothing():
     assert set(payments) == {1, 2}
 
 
+@pytest.fixture
+def on_mongo(mongo_uri: str) -> OpenStore:
+    """Opens the MongoDB store over a database of the test's own, with nothing in it."""
+    from angarium.storage.mongo.store import open_mongo
+
+    database = f"t_{uuid.uuid4().hex}"
+
+    async def open_it(clock: ManualClock) -> OpenedStore:
+        opened = await open_mongo(mongo_uri, clock, database=database)
+        # Empty collections and not a new database: indexes take most of a second.
+        for name in ("leases", "records", "turns"):
+            await opened._link[name].delete_many({})
+        return opened
+
+    return open_it
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_a_crash_at_any_moment_repeats_nothing_on_mongodb(on_mongo: OpenStore):
+    replies, payments = Counter(), Counter()
+    _, _, moments = asyncio.run(journey([], open_store=on_mongo))
+    for moment in range(moments):
+        world, outside, _ = asyncio.run(journey([moment], open_store=on_mongo))
+        assert violations(world, outside) == [], f"killed at moment {moment}"
+        replies[world.answers()[-1].body.text] += 1
+        payments[outside.paid.total()] += 1
+    assert set(replies) == {"paid faxed for Ada", "paid fax unknown for Ada"}
+    assert set(payments) == {1, 2}
+
+
 @pytest.mark.slow
 def test_crashes_at_any_two_moments_repeat_nothing():
     random_ = random.Random(7)
@@ -206,6 +244,27 @@ def test_without_the_journal_a_crash_is_noticed():
         found |= set(violations(world, outside))
     assert "faxed 2 times" in found
     assert "not one question and one reply: ['question', 'text', 'text']" in found
+
+
+def test_a_message_that_kills_its_gateway_each_time_is_a_dead_letter_after_five():
+    fate, runs = Fate(), []
+    killer = Agent("killer", "takes its process with it")
+
+    @killer.on_turn
+    async def die(turn):
+        runs.append(turn.attempt)
+        fate.dead.set()
+        await asyncio.Event().wait()
+
+    async def scenario() -> None:
+        async with AgentWorld([killer]) as world:
+            await tell(world, fate, "x")
+            assert runs == [1, 2, 3, 4, 5]
+            assert (await world.turn(1)).state == "failed"
+            assert [sent.body.text for sent in world.answers()] == [TIRED.sentence]
+
+    assert TURN_ATTEMPTS == 5
+    asyncio.run(scenario())
 
 
 # --- the store fails without a crash ----------------------------------------------------
