@@ -228,6 +228,10 @@ BREAKERS_LOOK_S = 0.5  # How often a node looks which breakers others opened or 
 BREAKERS_KEPT_S = 3600  # What nobody says again is forgotten by the server.
 BREAKER_PROBE_S = 30.0  # A node whose probe has no outcome by then has died; another may.
 BREAKER_ASK_AGAIN_S = 1.0  # A call during another node's probe may come again after this.
+PRESENCE_KEPT_S = 60  # What a node said is forgotten by the server when it renews no more.
+PRESENCE_USERS_AT_ONCE = 512  # In one command; the rest goes with the next.
+PRESENCE_CONNECTIONS_AT_ONCE = 512  # Looked after together; the loop breathes in between.
+PRESENCE_LOOK_AGAIN_S = 1.0  # After someone was told to be gone.
 
 # Cluster store.
 MONGO_CALL_S = 5.0  # One call with its retries, fail-overs included. Over it: Unavailable.

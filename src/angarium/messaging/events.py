@@ -11,7 +11,7 @@ from angarium.bus.contract import Bus, Ephemeral, Event
 from angarium.clock import Clock
 from angarium.errors import AngariumError
 from angarium.ids import ConversationId, UserId
-from angarium.limits import EVENTS_BURST_S, PRESENCE_CONVERSATIONS_MAX, TYPING_TTL_MS
+from angarium.limits import EVENTS_BURST_S, TYPING_TTL_MS
 from angarium.messaging.connection import Connection
 from angarium.messaging.conversations import Live
 from angarium.messaging.delivery import Delivery
@@ -19,10 +19,10 @@ from angarium.messaging.figures import Figures
 from angarium.messaging.hub import Hub
 from angarium.messaging.receipts import ReceiptFold
 from angarium.protocol.codec import Codec, MsgpackCodec
-from angarium.protocol.frames import Evt, Part
+from angarium.protocol.frames import EventKind, Evt, Part
 from angarium.storage.contract import ReceiptKind
 
-PRESENCE = "presence"
+PRESENCE: EventKind = "presence"
 EventRate = Callable[[UserId], float]
 """How many ephemeral frames a second each connection of this user may say."""
 _RECEIPTS = get_args(ReceiptKind)
@@ -46,6 +46,7 @@ class Events:
         self._fold, self._figures = fold, figures
         self._clock, self._rate = clock, rate
         self._codec: Codec = MsgpackCodec()
+        self.noted: Callable[[UserId, bool], None] = lambda user, on: None
 
     def relay(self, connection: Connection, frame: Evt | Part) -> None:
         """Pass on what a client says, within its rate; the node fills in who says it."""
@@ -72,7 +73,7 @@ class Events:
             for participant in live.conversation.participants
             if participant.user != own or receipt
         )
-        self._publish(live, users, frame)
+        self.publish(live, users, frame)
 
     def _within_rate(self, connection: Connection, frame: Evt | Part) -> bool:
         """A bucket for each connection; a part costs one for each device it names."""
@@ -100,25 +101,7 @@ class Events:
         except (AngariumError, IndexError):
             return  # A node of another version; nothing depends on it.
         if isinstance(frame, Evt | Part):
-            self._write(connections, frame)
-
-    def came(self, connection: Connection) -> None:
-        """A user's first device here: others in its conversations learn that it is present."""
-        first = all(other is connection for other in self._hub.of_user(connection.user))
-        if PRESENCE not in connection.machine.features:
-            return
-        for live in self._followed(connection):
-            if first:
-                self._tell_presence(connection, live, on=True)
-            self._tell_who_is_here(connection, live)
-
-    def went(self, connection: Connection) -> None:
-        """The user's last device here is gone. Call after it was taken from the hub."""
-        if PRESENCE in connection.machine.features and not any(
-            self._hub.of_user(connection.user)
-        ):
-            for live in self._followed(connection):
-                self._tell_presence(connection, live, on=False)
+            self.write(connections, frame)
 
     def _parts(self, connection: Connection, live: Live, part: Part) -> list[Event]:
         users = tuple(participant.user for participant in live.conversation.participants)
@@ -145,7 +128,14 @@ class Events:
             for device, ciphertext in pieces
         ]
 
-    def _write(self, connections: Iterable[Connection], frame: Evt | Part) -> None:
+    def write(self, connections: Iterable[Connection], frame: Evt | Part) -> None:
+        """Write it to these connections of this node, but for what may be dropped."""
+        if isinstance(frame, Evt) and frame.kind == PRESENCE:
+            self.noted(UserId(frame.sender), frame.on)
+        self.tell_again(connections, frame)
+
+    def tell_again(self, connections: Iterable[Connection], frame: Evt | Part) -> None:
+        """The same, and nobody notes it."""
         encoded: dict[str, bytes] = {}
         presence = isinstance(frame, Evt) and frame.kind == PRESENCE
         for connection in connections:
@@ -162,35 +152,7 @@ class Events:
             self._hub.write_encoded(connection, encoded[codec.subprotocol])
             self._figures.events_relayed += 1
 
-    def _followed(self, connection: Connection) -> list[Live]:
-        cursors = list(connection.machine.backlog.cursors)[-PRESENCE_CONVERSATIONS_MAX:]
-        return [live for c in cursors if (live := self._delivery.find(c)) is not None]
-
-    def _tell_presence(self, connection: Connection, live: Live, *, on: bool) -> None:
-        frame = Evt(
-            live.conversation.id,
-            "presence",
-            on=on,
-            sender=connection.user,
-            dev=connection.device,
-        )
-        users = tuple(
-            participant.user
-            for participant in live.conversation.participants
-            if participant.user != connection.user
-        )
-        self._publish(live, users, frame)
-
-    def _tell_who_is_here(self, connection: Connection, live: Live) -> None:
-        for participant in live.conversation.participants:
-            present = any(
-                PRESENCE in other.machine.features
-                for other in self._hub.of_user(participant.user)
-            )
-            if present and participant.user != connection.user:
-                frame = Evt(live.conversation.id, "presence", sender=participant.user)
-                self._write([connection], frame)
-
-    def _publish(self, live: Live, users: tuple[UserId, ...], frame: Evt) -> None:
+    def publish(self, live: Live, users: tuple[UserId, ...], frame: Evt) -> None:
+        """Tell these users' connections, on every node."""
         c: ConversationId = live.conversation.id
         self._bus.publish([Ephemeral(c, users, self._codec.encode((frame,)))])

@@ -16,6 +16,7 @@ from angarium.bus.contract import (
     Joined,
     Left,
 )
+from angarium.bus.presence import Presence
 from angarium.bus.registry import Registry
 from angarium.clock import Clock
 from angarium.errors import AngariumError, Forbidden, Unavailable
@@ -45,6 +46,7 @@ from angarium.messaging.figures import Figures
 from angarium.messaging.greeting import Authenticate, Greeter
 from angarium.messaging.history import Recent, stored
 from angarium.messaging.hub import Hub
+from angarium.messaging.presence import Roll
 from angarium.messaging.receipts import ReceiptFold
 from angarium.messaging.sending import Limiter, Sending
 from angarium.model.conversation import Head
@@ -64,7 +66,8 @@ class Messaging:
     `head_check=False` switches off the periodic comparison of heads; only tests do that, to
     show that a lost last doorbell is then never noticed. With a `registry`, a device's newer
     connection on another node displaces the older one here. While `bus_hears` says no, heads
-    are compared with the store each HEAD_CHECK_DEAF_S.
+    are compared with the store each HEAD_CHECK_DEAF_S. With `presence`, users are present who
+    are connected to any node.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class Messaging:
         node_id: str = "node",
         head_check: bool = True,
         registry: Registry | None = None,
+        presence: Presence | None = None,
         bus_hears: Callable[[], bool] = lambda: True,
     ) -> None:
         self.figures = Figures()
@@ -123,7 +127,7 @@ class Messaging:
             recent=self._recent,
         )
         self._displacement = Displacement(self._hub, bus, registry, self._chores, clock)
-        self._open_doors(log, authenticate, limiter, event_rate, node_id)
+        self._open_doors(log, authenticate, limiter, event_rate, node_id, presence)
 
     def _open_doors(
         self,
@@ -132,6 +136,7 @@ class Messaging:
         limiter: Limiter | None,
         event_rate: EventRate,
         node_id: str,
+        presence: Presence | None,
     ) -> None:
         """What lets events, sends and hellos in."""
         self._events = Events(
@@ -142,6 +147,13 @@ class Messaging:
             figures=self.figures,
             clock=self._clock,
             rate=event_rate,
+        )
+        self._roll = Roll(
+            delivery=self._delivery,
+            events=self._events,
+            chores=self._chores,
+            clock=self._clock,
+            presence=presence,
         )
         self._sending = Sending(
             hub=self._hub,
@@ -248,7 +260,7 @@ class Messaging:
 
     def _welcomed(self, connection: Connection) -> None:
         self._displacement.came(connection)
-        self._events.came(connection)
+        self._roll.came(connection)
         if not self.is_ready:
             # Its hello came just before the drain began.
             left_s = max(0.0, self._drain_ends_s - self._clock.monotonic_s())
@@ -256,7 +268,7 @@ class Messaging:
 
     def _gone(self, connection: Connection) -> None:
         self._displacement.went(connection)
-        self._events.went(connection)
+        self._roll.went(connection)
         self._delivery.gone(connection)
         if not len(self._hub):
             self._empty.set()
@@ -390,10 +402,12 @@ class Messaging:
         self._bus_check_due_s = min(self._bus_check_due_s, due_s)
         self._store_check_due_s = min(self._store_check_due_s, due_s)
         self._relist_due_s = min(self._relist_due_s, due_s)
+        self._roll.look()
         self._tick()
 
     def _tick(self) -> None:
         now_s = self._clock.monotonic_s()
+        self._roll.tick()
         if not self._head_check:
             return
         if now_s >= self._bus_check_due_s:
