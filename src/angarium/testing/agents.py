@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
-from angarium.adapters import OpenedStore
+from angarium.adapters.store import OpenedStore
 from angarium.agents.contract import AgentKind
 from angarium.agents.gateway import Gateway
 from angarium.agents.guard import Admit, admit_everybody

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from angarium.adapters import OpenedStore
+from angarium.adapters.store import OpenedStore
 from angarium.agents.agent import Agent
 from angarium.agents.guard import TIRED
 from angarium.clock import ManualClock
