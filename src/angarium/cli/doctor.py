@@ -17,10 +17,12 @@ from urllib.parse import urlsplit
 
 import typer
 
+from angarium.adapters.store import check_shared as demand_agreement
 from angarium.cli.admin import DATA_HELP, announced, load_with
+from angarium.cli.stores import Place, place_of_settings
 from angarium.clock import SystemClock
 from angarium.config import Settings
-from angarium.errors import AngariumError, Misconfigured
+from angarium.errors import AngariumError, Misconfigured, Unavailable
 from angarium.limits import AUDIT_PAGE_MAX
 from angarium.server.auth import SECRET_BYTES_MIN, SECRET_FILE
 from angarium.server.http import bind
@@ -30,6 +32,7 @@ from angarium.storage.sqlite.store import open_sqlite
 Level = Literal["ok", "warn", "fail"]
 FREE_BYTES_WARN = 1024**3
 FREE_BYTES_FAIL = 100 * 1024**2
+ANSWER_WAIT_S = 3.0
 YEAR_2025_S = 1_735_689_600
 PYTHON_MIN = (3, 11)
 PACKAGES = ("cryptography", "fastapi", "msgspec", "picows", "uvloop", "uvicorn", "vodozemac")
@@ -83,6 +86,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         check_folder,
         check_disk,
         check_store,
+        check_bus,
         check_secret,
         check_kms,
         check_agents,
@@ -158,13 +162,14 @@ def check_secret(settings: Settings) -> Finding:
 
 def check_kms(settings: Settings) -> Finding:
     scheme = urlsplit(settings.kms_url).scheme or "local"
+    shared = urlsplit(settings.kms_url).path
     if scheme != "local":
         advice = "this version knows local:// only; leave ANGARIUM_KMS_URL empty"
         return Finding("fail", "kms", f"no key service {scheme}://", advice)
     if settings.environment == "production":
-        advice = "whoever reads the data folder can open what is sealed; protect its disk"
-        return Finding("warn", "kms", "local keys in the data folder", advice)
-    return Finding("ok", "kms", "local keys in the data folder")
+        advice = "whoever reads that file can open what is sealed; protect its disk"
+        return Finding("warn", "kms", f"local keys in {shared or 'the data folder'}", advice)
+    return Finding("ok", "kms", f"local keys in {shared or 'the data folder'}")
 
 
 def check_agents(settings: Settings) -> Finding:
@@ -222,6 +227,8 @@ def check_public_url(settings: Settings) -> Finding:
 
 def check_store(settings: Settings) -> Finding:
     """The store opens, and nothing in it was given up."""
+    if settings.store_url.get_secret_value():
+        return check_shared_store(settings)
     if not (settings.data / FILE_NAME).exists():
         return Finding("ok", "store", "none yet; made at first start")
     try:
@@ -232,6 +239,69 @@ def check_store(settings: Settings) -> Finding:
         sentence = f"{turns} turns and {webhooks} webhooks were given up"
         return Finding("warn", "store", sentence, "look at /v1/admin/turns and webhooks/dead")
     return Finding("ok", "store", "opens; no dead letters")
+
+
+def check_shared_store(settings: Settings) -> Finding:
+    """The database answers and has our schema; nothing is made there."""
+    shown = "store"
+    try:
+        place = place_of_settings(settings)
+        shown = place.shown
+        demand_agreement(settings)
+        before = asyncio.run(find_schema(place))
+    except AngariumError as error:
+        return Finding("fail", "store", f"{shown}: {error.code}: {error}", "see the runbooks")
+    made = "has our schema" if before else "is empty; prepared at first start"
+    return Finding("ok", "store", f"{shown} answers and {made}")
+
+
+async def find_schema(place: Place) -> int:
+    """The schema version at `place`; 0: none yet. Raises what opening it would."""
+    from angarium.storage.mongo.link import Link
+    from angarium.storage.mongo.schema import check_version, version_of
+
+    link = Link(place.url, place.database, call_s=ANSWER_WAIT_S)
+    try:
+        version = await version_of(link)
+        if version:
+            await check_version(link)
+        return version
+    finally:
+        await link.close()
+
+
+def check_bus(settings: Settings) -> Finding:
+    """Redis answers where nodes are to hear each other through it."""
+    url, shared = settings.bus_url.get_secret_value(), settings.store_url.get_secret_value()
+    if not url:
+        if not shared:
+            return Finding("ok", "bus", "inside this process")
+        advice = "set ANGARIUM_BUS_URL; without it each node asks the store each second"
+        return Finding("warn", "bus", "nodes do not hear each other", advice)
+    if not shared:
+        return Finding("fail", "bus", "a bus without a shared store", "set ANGARIUM_STORE_URL")
+    try:
+        asyncio.run(ping_redis(url))
+    except AngariumError as error:
+        advice = "nodes start without it and deliver more slowly; start it, or correct the URL"
+        level: Level = "warn" if isinstance(error, Unavailable) else "fail"
+        return Finding(level, "bus", f"{error.code}: {error}", advice)
+    return Finding("ok", "bus", "redis answers")
+
+
+async def ping_redis(url: str) -> None:
+    """Raises Misconfigured (the URL, the client or the credentials) or Unavailable."""
+    from angarium.bus.redis_link import REDIS_FAILS, REDIS_REFUSES, open_link
+
+    link = open_link(url)
+    try:
+        await link.client.ping()
+    except REDIS_REFUSES:
+        raise Misconfigured("redis refuses the user or password of its URL") from None
+    except REDIS_FAILS:
+        raise Unavailable("redis does not answer") from None
+    finally:
+        await link.close()
 
 
 async def count_dead_letters(folder: Path) -> tuple[int, int]:

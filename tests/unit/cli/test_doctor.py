@@ -110,6 +110,44 @@ def test_a_store_that_is_none_is_told(tmp_path: Path) -> None:
     assert found(tmp_path, "store").level == "fail"
 
 
+SHARED = {"token_secret": "s" * 32, "kms_url": "local:///shared/kms.json"}
+
+
+@pytest.mark.parametrize(
+    ("what", "given", "level", "sentence"),
+    [
+        ("bus", {}, "ok", "inside this process"),
+        ("bus", {"bus_url": "redis://127.0.0.1:1"}, "fail", "without a shared store"),
+        ("bus", {"store_url": "mongodb://127.0.0.1:1"}, "warn", "do not hear each other"),
+        ("store", {"store_url": "mongodb://127.0.0.1:1"}, "fail", "token_secret"),
+        ("store", {"store_url": "http://a", **SHARED}, "fail", "mongodb://"),
+    ],
+)
+def test_what_nodes_share_is_looked_at(
+    tmp_path: Path, what: str, given: dict[str, Any], level: str, sentence: str
+) -> None:
+    finding = found(tmp_path, what, **given)
+
+    assert finding.level == level
+    assert sentence in finding.line()
+
+
+def test_a_store_and_a_bus_that_do_not_answer_are_told_without_their_passwords(
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("pymongo")
+    pytest.importorskip("redis")
+    urls = {
+        "store_url": "mongodb://ann:hunter2@127.0.0.1:1/chats?serverSelectionTimeoutMS=50",
+        "bus_url": "redis://ann:hunter2@127.0.0.1:1",
+    }
+    store, bus = (found(tmp_path, what, **urls, **SHARED) for what in ("store", "bus"))
+
+    assert (store.level, bus.level) == ("fail", "warn")
+    assert "mongodb://127.0.0.1:1/chats" in store.line()
+    assert "hunter2" not in store.line() + bus.line()
+
+
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file, not a folder")
 
