@@ -111,7 +111,7 @@ async def restart(nodes: Cluster, size: Size) -> None:
     await server.start()
 
 
-@sizes(short=Size(20, 30, 2.5, settle_s=30), whole=Size(200, 300, 10))
+@sizes(short=Size(20, 30, 2, settle_s=30), whole=Size(200, 300, 10))
 def test_row_5_whatever_happens_to_redis_messages_are_delivered_and_it_heals(
     do: Do, record: Callable[..., None], size: Size
 ) -> None:
@@ -136,7 +136,7 @@ def test_row_5_whatever_happens_to_redis_messages_are_delivered_and_it_heals(
     do(scenario)
 
 
-@sizes(short=Size(20, 30, 2.5, settle_s=30), whole=Size(200, 300, 30))
+@sizes(short=Size(20, 30, 1.5, settle_s=30), whole=Size(200, 300, 30))
 def test_row_6_without_doorbells_messages_come_within_seconds(
     do: Do, record: Callable[..., None], size: Size
 ) -> None:
@@ -166,7 +166,7 @@ def test_row_6_without_doorbells_messages_come_within_seconds(
     do(scenario)
 
 
-@sizes(short=Size(20, 30, 3, settle_s=30), whole=Size(200, 300, 30))
+@sizes(short=Size(20, 30, 2, settle_s=30), whole=Size(200, 300, 30))
 def test_row_7_subscriptions_cut_again_and_again_lose_nothing(
     do: Do, record: Callable[..., None], size: Size
 ) -> None:

@@ -1,0 +1,152 @@
+"""A cluster as people see it: one address, an agent that echoes, phones, clients that write."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from angarium.errors import Unavailable
+from angarium.sdk.client import Client, Conversation
+from angarium.sdk.contract import Delivered
+from angarium.testing.cluster import Cluster
+from angarium.testing.faults import FaultProxy
+from angarium.testing.phone import PhoneSimulator
+from angarium.testing.redis_server import quiet_port
+
+ACCOUNT, AUTH_TOKEN, OUR_NUMBER = "AC" + "5" * 32, "5" * 32, "whatsapp:+15550006060"
+ANSWERED_S = 60.0
+SAMPLE_S = 0.01
+ECHO = """
+from angarium import Agent
+
+echo = Agent("echo", "Says it back")
+
+@echo.on_turn
+async def answer(turn):
+    return "echo " + turn.text
+"""
+
+
+@dataclass
+class Town:
+    """Everything in it lives as long as the block of `town`."""
+
+    nodes: Cluster
+    url: str
+    phones: PhoneSimulator
+    folder: Path
+    _open: AsyncExitStack = field(default_factory=AsyncExitStack)
+
+    async def person(self, name: str) -> "Person":
+        """Somebody with a client of the SDK, who knows the agent."""
+        user = f"@{name}:angarium"
+        client = Client(
+            self.url, user=user, token=self.nodes.token(user), folder=self.folder / name
+        )
+        await self._open.enter_async_context(client)
+        person = Person(client, await client.converse("@gateway:angarium"))
+        watch = asyncio.create_task(person.watch())
+        self._open.push_async_callback(_end, watch)
+        return person
+
+
+@dataclass
+class Person:
+    """Writes to the agent, one message after another; `states` are those of its device."""
+
+    client: Client
+    agent: Conversation
+    said: list[str] = field(default_factory=list)
+    states: set[str] = field(default_factory=set)
+
+    async def watch(self) -> None:
+        """Note every state the device is seen in, from when it is connected on."""
+        await self.client.endpoint.caught_up()
+        while True:
+            self.states.add(self.client.endpoint._desk.machine.state)
+            await asyncio.sleep(SAMPLE_S)
+
+    async def write(self, text: str = "") -> None:
+        """One message, until it is stored."""
+        self.said.append(text or f"m{len(self.said)}")
+        assert isinstance(await self.agent.send(self.said[-1]), Delivered)
+
+    async def write_until(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            await self.write()
+
+    async def answers(self) -> list[str]:
+        """What the agent said, once it has said as much as was asked; one more would show."""
+        texts: list[str] = []
+        async with asyncio.timeout(ANSWERED_S):
+            async for message in self.agent.messages():
+                texts += [] if message.own else [message.text]
+                if len(texts) >= len(self.said):
+                    break
+        return texts
+
+    async def sequences(self) -> list[int]:
+        """Of the whole conversation as it lies on this device, where all could be opened."""
+        kept = await self.agent.history(100_000)
+        assert not [message.problem for message in kept if message.problem]
+        return [message.sequence for message in kept]
+
+
+@asynccontextmanager
+async def town(
+    make: Callable[..., Cluster],
+    folder: Path,
+    *,
+    services: str = "messaging gateway bridge",
+    settings: dict[str, str] | None = None,
+    **options: object,
+) -> AsyncIterator[Town]:
+    """A running cluster behind a balancer of its own, which looks for nodes that are ready."""
+    (folder / "agents.py").write_text(ECHO)
+    doors = {"port": FaultProxy(choose=lambda: ready("port"))}
+    doors["websocket_port"] = FaultProxy(choose=lambda: ready("websocket_port"))
+    url, phone_port = f"http://127.0.0.1:{doors['port'].port}", quiet_port()
+    phones = PhoneSimulator(
+        webhook_url=f"{url}/webhooks/twilio#rc=5&rp=all",
+        account_sid=ACCOUNT,
+        auth_token=AUTH_TOKEN,
+        our_number=OUR_NUMBER,
+        api_port=phone_port,
+    )
+    nodes = make(
+        services=services,
+        settings={
+            "agents": str(folder / "agents.py"),
+            "public_base_url": url,
+            "public_websocket_url": f"ws://127.0.0.1:{doors['websocket_port'].port}/ws",
+            "twilio_account_sid": ACCOUNT,
+            "twilio_auth_token": AUTH_TOKEN,
+            "twilio_sender": OUR_NUMBER,
+            "twilio_api_base": f"http://127.0.0.1:{phone_port}",
+            **(settings or {}),
+        },
+        **options,
+    )
+
+    def ready(port: str) -> tuple[str, int]:
+        found = sorted(nodes.ready)
+        if not found:
+            raise Unavailable("no node is ready")
+        chosen = random.choice(found)
+        return "127.0.0.1", int(nodes.nodes[chosen].settings[port])
+
+    async with (
+        doors["port"],
+        doors["websocket_port"],
+        phones,
+        nodes,
+        AsyncExitStack() as opened,
+    ):
+        yield Town(nodes, url, phones, folder, opened)
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
