@@ -1,17 +1,16 @@
 """A cluster as people see it: one address, an agent that echoes, phones, clients that write."""
 
 import asyncio
-import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from angarium.errors import Unavailable
 from angarium.sdk.client import Client, Conversation
 from angarium.sdk.contract import Delivered
+from angarium.testing.balancer import Balancer
 from angarium.testing.cluster import Cluster
-from angarium.testing.faults import FaultProxy
 from angarium.testing.phone import PhoneSimulator
 from angarium.testing.redis_server import quiet_port
 
@@ -104,10 +103,13 @@ async def town(
     **options: object,
 ) -> AsyncIterator[Town]:
     """A running cluster behind a balancer of its own, which looks for nodes that are ready."""
+
+    def ports(door: str) -> list[int]:
+        return [int(nodes.nodes[number].settings[door]) for number in nodes.ready]
+
     (folder / "agents.py").write_text(ECHO)
-    doors = {"port": FaultProxy(choose=lambda: ready("port"))}
-    doors["websocket_port"] = FaultProxy(choose=lambda: ready("websocket_port"))
-    url, phone_port = f"http://127.0.0.1:{doors['port'].port}", quiet_port()
+    api, socket = (Balancer(partial(ports, each)) for each in ("port", "websocket_port"))
+    url, phone_port = f"http://127.0.0.1:{api.port}", quiet_port()
     phones = PhoneSimulator(
         webhook_url=f"{url}/webhooks/twilio#rc=5&rp=all",
         account_sid=ACCOUNT,
@@ -120,7 +122,7 @@ async def town(
         settings={
             "agents": str(folder / "agents.py"),
             "public_base_url": url,
-            "public_websocket_url": f"ws://127.0.0.1:{doors['websocket_port'].port}/ws",
+            "public_websocket_url": f"ws://127.0.0.1:{socket.port}/ws",
             "twilio_account_sid": ACCOUNT,
             "twilio_auth_token": AUTH_TOKEN,
             "twilio_sender": OUR_NUMBER,
@@ -130,20 +132,7 @@ async def town(
         **options,
     )
 
-    def ready(port: str) -> tuple[str, int]:
-        found = sorted(nodes.ready)
-        if not found:
-            raise Unavailable("no node is ready")
-        chosen = random.choice(found)
-        return "127.0.0.1", int(nodes.nodes[chosen].settings[port])
-
-    async with (
-        doors["port"],
-        doors["websocket_port"],
-        phones,
-        nodes,
-        AsyncExitStack() as opened,
-    ):
+    async with api, socket, phones, nodes, AsyncExitStack() as opened:
         yield Town(nodes, url, phones, folder, opened)
 
 
