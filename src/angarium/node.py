@@ -195,6 +195,7 @@ class Node:
             event_rate=self._event_rate,
             node_id=self.owner[:8],
             registry=wire.registry,
+            presence=wire.presence,
             bus_hears=wire.hears,
         )
         lease = asyncio.create_task(wire.keep_lease(), name="node lease")

@@ -8,6 +8,7 @@ from angarium.bus.local import LocalBus
 from angarium.bus.redis import open_redis_bus
 from angarium.bus.redis_breakers import RedisBreakers
 from angarium.bus.redis_link import RedisLink, open_link
+from angarium.bus.redis_presence import RedisPresence
 from angarium.bus.redis_rates import RedisRates
 from angarium.bus.redis_registry import RedisRegistry
 from angarium.bus.registry import OnLost
@@ -37,6 +38,9 @@ class RedisWire(Wire):
         self._figures["bus"] = bus.figures
         self.registry = RedisRegistry(
             self._link, self._node, self._clock, namespace=self._space, on_lost=lost
+        )
+        self.presence = RedisPresence(
+            self._link, self._node, self._clock, self.registry.nodes, namespace=self._space
         )
 
     async def start(self) -> None:

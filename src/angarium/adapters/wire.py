@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 from angarium.bus.contract import Bus
+from angarium.bus.presence import Presence
 from angarium.bus.registry import Registry
 from angarium.errors import AngariumError
 from angarium.limits import NODE_LEASE_RENEW_S
@@ -22,6 +23,7 @@ class Wire:
     """
 
     registry: Registry | None = None
+    presence: Presence | None = None
     peers: BreakerPeers | None = None
 
     def __init__(self, bus: Bus, hears: Callable[[], bool]) -> None:
@@ -43,11 +45,15 @@ class Wire:
             while True:
                 try:
                     await self.registry.renew()
+                    if self.presence is not None:
+                        await self.presence.renew()
                 except AngariumError as error:
                     log.warning("registry.delayed", code=error.code)
                 await asyncio.sleep(NODE_LEASE_RENEW_S)
         finally:
             try:
+                if self.presence is not None:
+                    await self.presence.release()
                 await self.registry.release()
             except AngariumError:
                 pass  # It ends by itself.

@@ -44,7 +44,7 @@ class Roll:
         self._here: dict[UserId, set[Connection]] = {}
         self._believed: set[UserId] = set()  # Told to be present, to connections of this node.
         self._noted: set[UserId] = set()  # Told of, while a look is under way.
-        self._looking = False
+        self._looking = self._again = False
         self._due_s = clock.monotonic_s() + RELIST_EVERY_S
         events.noted = self._note
 
@@ -88,9 +88,13 @@ class Roll:
     def look(self) -> None:
         """Compare what connections here were told with who is present now."""
         self._due_s = self._clock.monotonic_s() + RELIST_EVERY_S
-        if self._presence is not None and not self._looking:
-            self._looking = True
-            self._chores.start(self._look(), "messaging.presence")
+        if self._presence is None:
+            return
+        if self._looking:
+            self._again = True  # Its answers may be older than what happened now.
+            return
+        self._looking = True
+        self._chores.start(self._look(), "messaging.presence")
 
     # --- coming and going -----------------------------------------------------------------
 
@@ -185,6 +189,9 @@ class Roll:
         finally:
             self._looking = False
             self._noted.clear()
+            if self._again:
+                self._again = False
+                self._due_s = self._clock.monotonic_s()  # With the next tick.
 
     def _set_right(
         self, followed: Iterable[tuple[Connection, list[Live]]], present: set[UserId]

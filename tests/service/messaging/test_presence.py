@@ -140,6 +140,21 @@ def test_users_of_a_dead_node_are_told_to_be_gone_once() -> None:
     on_two(scenario)
 
 
+def test_a_node_that_dies_during_a_look_is_looked_after_again() -> None:
+    async def scenario(two: TwoNodes) -> None:
+        await two.connect(0)
+        two.presences[1].wait_s = 0.1
+        two.nodes[1].recheck()
+        await settle()
+        del two.table["a"]
+        two.nodes[1].recheck()
+        await two.wait(3)
+
+        assert two.told() == [HERE, GONE]
+
+    on_two(scenario)
+
+
 def test_who_came_from_a_dead_node_to_another_stays_present() -> None:
     async def scenario(two: TwoNodes) -> None:
         await two.connect(0)
