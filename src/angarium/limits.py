@@ -236,6 +236,7 @@ PRESENCE_LOOK_AGAIN_S = 1.0  # After someone was told to be gone.
 # Cluster store.
 MONGO_CALL_S = 5.0  # One call with its retries, fail-overs included. Over it: Unavailable.
 MONGO_MIGRATE_CALL_S = 3600.0  # An index over a large collection takes its time.
+MONGO_TIME_EVERY_S = 30.0  # Nodes go by the server's clock, and look at it this often.
 MONGO_CLOSE_S = 1.0  # Saying goodbye to a store that may be gone.
 MONGO_HEARTBEAT_MS = 1000  # A new primary is noticed at least this often.
 MONGO_RETRY_MIN_S = 0.02  # Pauses between tries double from here ...

@@ -22,7 +22,7 @@ from angarium.agents.registry import load_registry
 from angarium.bridge.bridge import Bridge
 from angarium.bridge.contacts import Contacts, mark_key
 from angarium.bridge.policy import Policy
-from angarium.clock import SystemClock
+from angarium.clock import Clock, SystemClock
 from angarium.config import Settings
 from angarium.e2ee.body import FileRef
 from angarium.errors import (
@@ -74,7 +74,7 @@ class Node:
 
     def __init__(self, settings: Settings, services: set[str]) -> None:
         self.settings, self.services = settings, services
-        self.clock = SystemClock()
+        self.clock: Clock = SystemClock()
         self.metrics = Metrics()
         self.gateway_user = check_user_id(f"@gateway:{settings.domain}")
         self.owner = ""
@@ -146,6 +146,7 @@ class Node:
         self.owner = ownership.name
         opened = await open_store(settings, self.clock)
         self._parts.push_async_callback(opened.close)
+        self.clock = opened.clock
         await opened.check()  # A full disk is told now, not by never becoming ready.
         self.store = opened.store
         self.kms = open_kms(settings.kms_url, settings.data)

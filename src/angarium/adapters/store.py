@@ -15,6 +15,7 @@ class OpenedStore(Protocol):
     """A store that is open; close it."""
 
     store: Store
+    clock: Clock  # The time that all nodes on this store share.
     cluster: str  # A name that all nodes on this store find; empty: there is one node.
 
     async def check(self) -> None:
@@ -42,7 +43,7 @@ async def open_store(settings: Settings, clock: Clock) -> OpenedStore:
             "store_url names MongoDB and its driver is not installed: "
             "install it with `pip install 'angarium[cluster]'`"
         ) from None
-    return await open_mongo(url, clock, database=database_of(url))
+    return await open_mongo(url, clock, database=database_of(url), server_time=True)
 
 
 def database_of(url: str) -> str:

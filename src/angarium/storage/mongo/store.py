@@ -1,5 +1,6 @@
 """The cluster's store, put together: `open_mongo` is its only way in."""
 
+import asyncio
 import secrets
 
 from bson import ObjectId
@@ -21,6 +22,7 @@ from angarium.storage.mongo.link import Link
 from angarium.storage.mongo.log import MongoLog
 from angarium.storage.mongo.room import Room
 from angarium.storage.mongo.schema import check_version, demand_whole, upgrade, version_of
+from angarium.storage.mongo.server_clock import ServerClock
 from angarium.storage.mongo.vault import MongoVault
 from angarium.storage.mongo.work import MongoOutbox, MongoTurns
 
@@ -32,11 +34,14 @@ class MongoStore:
     def __init__(
         self, link: Link, clock: Clock, guards: Guards = ALL_GUARDS, *, cluster: str = ""
     ) -> None:
-        self._link, self._clock, self._guards = link, clock, guards
+        self._link, self.clock, self._guards = link, clock, guards
         self._heads, self._marks = Heads(link), Marks(link)
         self._appends = Appends(link, clock, self._heads, self._marks, guards)
         self._name = str(ObjectId())
         self._closed = False
+        self._looking: asyncio.Task[None] | None = None
+        if isinstance(clock, ServerClock):
+            self._looking = asyncio.create_task(clock.run(), name="store clock")
         self.cluster = cluster
         numbers = Numbers(clock, secrets.randbits)
         self.store = Store(
@@ -60,7 +65,7 @@ class MongoStore:
         link = Link(
             self._link.uri, self._link.name, call_s=self._link.call_s, guards=self._guards
         )
-        return MongoStore(link, self._clock, self._guards, cluster=self.cluster)
+        return MongoStore(link, self.clock, self._guards, cluster=self.cluster)
 
     async def check(self) -> None:
         """Prove that the store works now: a durable write, then a read that sees it.
@@ -81,13 +86,14 @@ class MongoStore:
 
     def figures(self) -> dict[str, int]:
         """Counters since opening, and what waits now; for metrics."""
-        tally = self._appends.tally
+        tally, clock = self._appends.tally, self.clock
         return {
             "commits": tally.rounds,
             "commit_failures": tally.failures,
             "commit_parts": tally.runs,
             "messages": tally.messages,
             "races_lost": tally.races_lost,
+            "clock_ahead_ms": clock.ahead_ms if isinstance(clock, ServerClock) else 0,
             "calls": self._link.calls,
             "calls_repeated": self._link.retries,
             "writes_waiting": self._appends.waiting,
@@ -99,6 +105,9 @@ class MongoStore:
         if self._closed:
             return
         self._closed = True
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
         await self._appends.close()
         await self._marks.close()
         await self._link.close()
@@ -111,11 +120,14 @@ async def open_mongo(
     database: str = "angarium",
     call_s: float = MONGO_CALL_S,
     guards: Guards = ALL_GUARDS,
+    server_time: bool = False,
 ) -> MongoStore:
     """Open the store at `uri`; an empty database is prepared, an older one is not touched.
 
-    `call_s` bounds each call with its retries; over it: Unavailable. Raises Misconfigured,
-    SchemaMismatch, StoreUnwritable or Unavailable.
+    With `server_time` the store's `clock`, by which it dates what it stores, is the server's,
+    and `clock` only counts on between two looks at it. `call_s` bounds each call with its
+    retries; over it: Unavailable. Raises Misconfigured, SchemaMismatch, StoreUnwritable or
+    Unavailable.
     """
     link = Link(uri, database, call_s=call_s, guards=guards)
     try:
@@ -124,6 +136,9 @@ async def open_mongo(
         await check_version(link)
         await demand_whole(link)
         cluster = await _name_cluster(link)
+        if server_time:
+            clock = ServerClock(link, clock)
+            await clock.measure()
     except BaseException:
         await link.close()
         raise

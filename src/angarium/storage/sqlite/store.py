@@ -57,7 +57,7 @@ class SqliteStore:
         checkpoints: Checkpoints | None,
     ) -> None:
         self._place = place
-        self._clock = clock
+        self.clock = clock
         self._guards = guards
         self._writer = writer
         self._reads = reads
@@ -84,14 +84,14 @@ class SqliteStore:
     async def second(self) -> "SqliteStore":
         """Another store object over the same data with caches of its own, as a second node
         would have. Close each."""
-        return await _open(self._place, self._clock, self._guards)
+        return await _open(self._place, self.clock, self._guards)
 
     async def check(self) -> None:
         """Prove that the store works now: a durable write, then a read that sees it.
 
         Raises Unavailable, DiskFull or StoreUnwritable.
         """
-        now_ms = self._clock.now_ms()
+        now_ms = self.clock.now_ms()
 
         def write(connection: sqlite3.Connection) -> None:
             connection.execute(
