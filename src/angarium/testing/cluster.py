@@ -51,6 +51,7 @@ class Cluster:
     `settings` go to every node, `settings_of[n]` to node `n` alone. `proxied` parts are reached
     through a FaultProxy: `store_proxy`, `bus_proxy`, and one of `door_proxies` for each node's
     WebSocket. With "stores" each node has a way of its own to the store: `store_proxies`.
+    Wall clocks of the nodes in `skewed_s` are so many seconds ahead; `set_clock` steps them.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Cluster:
         settings: Mapping[str, str] | None = None,
         settings_of: Mapping[int, Mapping[str, str]] | None = None,
         proxied: Collection[Part] = (),
+        skewed_s: Mapping[int, float] | None = None,
         mongo_options: Sequence[str] = (),
     ) -> None:
         self.folder = folder
@@ -76,6 +78,7 @@ class Cluster:
         self.store_url = self.bus_url = ""
         self._services = [services] * nodes if isinstance(services, str) else list(services)
         self._settings, self._settings_of = dict(settings or {}), dict(settings_of or {})
+        self._skewed_s = dict(skewed_s or {})
         self._proxied, self._mongo_options = frozenset(proxied), tuple(mongo_options)
         self._secret = secrets.token_urlsafe(48)
         self._tokens = Tokens(self._secret.encode(), SystemClock())
@@ -206,7 +209,14 @@ class Cluster:
             **self._settings,
             **self._settings_of.get(number, {}),
         }
-        node = ServedNode(self.folder / f"node{number}", settings=settings, services=services)
+        if number in self._skewed_s:
+            self.set_clock(number, self._skewed_s[number])
+        node = ServedNode(
+            self.folder / f"node{number}",
+            settings=settings,
+            services=services,
+            skew=self._clock_file(number) if number in self._skewed_s else None,
+        )
         if "nodes" in self._proxied:
             direct = f"ws://127.0.0.1:{settings['websocket_port']}/ws"
             self.door_proxies[number] = await self._proxy(direct)
@@ -237,6 +247,15 @@ class Cluster:
 
     def resume(self, number: int) -> None:
         os.kill(self.nodes[number].pid, signal.SIGCONT)
+
+    def set_clock(self, number: int, ahead_s: float) -> None:
+        """Step the wall clock of a node that was made with a skewed one."""
+        aside = self.folder / f"clock{number}.new"
+        aside.write_text(str(ahead_s))
+        aside.replace(self._clock_file(number))
+
+    def _clock_file(self, number: int) -> Path:
+        return self.folder / f"clock{number}"
 
     async def start_node(self, number: int, ready_wait_s: float = READY_WAIT_S) -> None:
         """Start a node that was killed or terminated. Raises Unavailable."""
@@ -286,11 +305,15 @@ class Cluster:
 
         As with a load balancer it may have ended since it was asked. Raises Unavailable.
         """
-        urls = [self.url(number) for number in self.ready]
+        urls = [self.url(number) for number in self.ready if self._relays(number)]
         if not urls:
             raise Unavailable("no node is ready")
         preferred = [url for url in urls if url not in excluding]
         return random.choice(preferred or urls)  # noqa: S311 - no secret
+
+    def _relays(self, number: int) -> bool:
+        services = self.nodes[number].services
+        return services == "all" or "messaging" in services
 
     def url(self, number: int) -> str:
         """Where clients reach node `number`: its WebSocket, or the proxy before it."""

@@ -22,12 +22,19 @@ class ServedNode:
     """One `angarium serve` on free ports with its data in `folder`.
 
     The same folder can be served again after a kill. `settings` become environment variables.
+    `skew`: a file with the seconds that its wall clock is ahead; it may change at any time.
     """
 
     def __init__(
-        self, folder: Path, *, settings: Mapping[str, str] | None = None, services: str = "all"
+        self,
+        folder: Path,
+        *,
+        settings: Mapping[str, str] | None = None,
+        services: str = "all",
+        skew: Path | None = None,
     ) -> None:
         self.folder = folder
+        self._program = ["angarium.testing.skewed", str(skew)] if skew else ["angarium"]
         self.services = services
         self.settings = {"port": "0", "websocket_port": "0", **(settings or {})}
         self.http_url = ""
@@ -48,7 +55,7 @@ class ServedNode:
         environment["ANGARIUM_DATA"] = str(self.folder)
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "angarium", "serve", *self.services.split(),
+                sys.executable, "-m", *self._program, "serve", *self.services.split(),
                 env=environment, stdout=log, stderr=log, stdin=asyncio.subprocess.DEVNULL,
             )  # fmt: skip
         deadline = asyncio.get_running_loop().time() + ready_wait_s
