@@ -12,13 +12,12 @@ from typing import Any
 
 import httpx2
 import pytest
+from tests.cluster.devices import Phone, connect, enrol_pair, make_send, until
 
 from angarium.limits import APPEND_QUEUE_BYTES, MONGO_CALL_S
 from angarium.protocol.frames import Err, Ok
 from angarium.testing.cluster import Cluster
 from angarium.testing.load import Load
-
-from .devices import Phone, connect, enrol_pair, make_send, until
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 

@@ -12,14 +12,13 @@ from typing import Any
 
 import httpx2
 import pytest
+from tests.cluster.devices import connect, enrol_pair, make_send
 
 from angarium.clock import SystemClock
 from angarium.e2ee.olm import OlmEngine
 from angarium.ids import UserId, new_device_id
 from angarium.protocol.frames import Ok
 from angarium.testing.cluster import Cluster
-
-from .devices import connect, enrol_pair, make_send
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 

@@ -8,11 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from tests.cluster.devices import until
 
 from angarium.testing.cluster import Cluster
 from angarium.testing.load import Load
-
-from .devices import until
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 

@@ -8,13 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from tests.cluster.devices import until
 
 from angarium.testing.cluster import Cluster
 from angarium.testing.histories import figures
 from angarium.testing.load import Load
 from angarium.testing.load_client import LoadClient
-
-from .devices import until
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 

@@ -7,11 +7,10 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
+from tests.cluster.devices import until
 
 from angarium.testing.cluster import Cluster
 from angarium.testing.load import Load, raise_file_limit
-
-from .devices import until
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
