@@ -3,16 +3,14 @@
 import asyncio
 import re
 import sqlite3
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, closing
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from angarium.clock import ManualClock
+from angarium.clock import ManualClock, SystemClock
 from angarium.errors import (
     CopyDiffers,
     Fenced,
@@ -23,105 +21,30 @@ from angarium.errors import (
     UnfinishedCopy,
 )
 from angarium.ids import ConversationId
+from angarium.limits import COMMAND_KEY_KEPT_S, COPY_LAPSING_S
 from angarium.model.message import Accepted
 from angarium.storage.contract import Fence, PutRecord, PutTurn, Turn
-from angarium.storage.copying import copy
+from angarium.storage.copying import compare, copy
 from angarium.storage.mongo.link import Link
 from angarium.storage.mongo.rows import COLLECTIONS
 from angarium.storage.mongo.schema import SHARD_KEYS
-from angarium.storage.mongo.store import open_mongo
-from angarium.storage.mongo.transfer import MongoTransfer
 from angarium.storage.schema import MIGRATIONS
 from angarium.storage.sqlite.connection import FILE_NAME
 from angarium.storage.sqlite.rows import TABLES
-from angarium.storage.sqlite.store import open_sqlite
-from angarium.storage.sqlite.transfer import SqliteTransfer
 from angarium.storage.transfer import KINDS, Epoch, Page, Progress, Row, Step
 from contract.everything import ADA, BLOB, GATEWAY, fill, message
-
-
-class Folder:
-    """A place for an embedded store."""
-
-    def __init__(self, tmp_path: Path) -> None:
-        self.path = tmp_path / uuid.uuid4().hex
-
-    async def open(self, clock: ManualClock) -> Any:
-        return await open_sqlite(self.path, clock)
-
-    def transfer(self, clock: ManualClock) -> SqliteTransfer:
-        return SqliteTransfer(self.path, clock)
-
-    async def change(self) -> None:
-        """Change one byte of one message, as no node would."""
-        with closing(sqlite3.connect(self.path / FILE_NAME)) as connection:
-            connection.execute("UPDATE messages SET digest = X'00' WHERE seq = 5")
-            connection.commit()
-
-    async def remove(self) -> None:
-        pass
-
-
-class Database:
-    """A place for a store on MongoDB."""
-
-    def __init__(self, uri: str) -> None:
-        self.uri, self.name = uri, f"t_{uuid.uuid4().hex}"
-
-    async def open(self, clock: ManualClock) -> Any:
-        return await open_mongo(self.uri, clock, database=self.name)
-
-    def transfer(self, clock: ManualClock) -> MongoTransfer:
-        return MongoTransfer(self.uri, database=self.name)
-
-    async def change(self) -> None:
-        link = Link(self.uri, self.name)
-        await link["messages"].update_one({"seq": 5}, {"$set": {"hash": b"\x00"}})
-        await link.close()
-
-    async def remove(self) -> None:
-        link = Link(self.uri, self.name)
-        await link.client.drop_database(self.name)
-        await link.close()
-
-
-Place = Folder | Database
-
-
-@dataclass
-class Ends:
-    """Two places, the first with everything in it."""
-
-    source: Place
-    target: Place
-    clock: ManualClock
-
-    @asynccontextmanager
-    async def transfers(self) -> AsyncIterator[tuple[Any, Any]]:
-        async with AsyncExitStack() as stack:
-            ends = [place.transfer(self.clock) for place in (self.source, self.target)]
-            for end in ends:
-                stack.push_async_callback(end.close)
-            yield ends[0], ends[1]
-
-    async def copy(self, **options: Any) -> None:
-        async with self.transfers() as (source, target):
-            await copy(source, target, now_ms=self.clock.now_ms(), **options)
-
-    @asynccontextmanager
-    async def opened(self, place: Place) -> AsyncIterator[Any]:
-        store = await place.open(self.clock)
-        try:
-            yield store.store
-        finally:
-            await store.close()
-
+from contract.places import Database, Ends, Folder, Place
 
 EMPTY = ConversationId("empty")
 Scenario = Callable[[Ends], Awaitable[None]]
 OTHER_PAIRS = [("sqlite", "mongo"), ("mongo", "sqlite")]
 PAIRS = [*OTHER_PAIRS, ("sqlite", "sqlite"), ("mongo", "mongo")]
 all_pairs = pytest.mark.parametrize("between", PAIRS, indirect=True, ids="-to-".join)
+
+
+def manual_clock() -> ManualClock:
+    """Set to now: the server drops what is old by its own clock."""
+    return ManualClock(SystemClock().now_ms())
 
 
 @pytest.fixture(params=OTHER_PAIRS, ids="-to-".join)
@@ -134,7 +57,7 @@ def between(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Scenari
         return Database(request.getfixturevalue("mongo_uri"))
 
     async def run(scenario: Scenario) -> None:
-        ends = Ends(place(request.param[0]), place(request.param[1]), ManualClock())
+        ends = Ends(place(request.param[0]), place(request.param[1]), manual_clock())
         try:
             async with ends.opened(ends.source) as store:
                 await fill(store, ends.clock)
@@ -270,7 +193,7 @@ async def copy_until(ends: Ends, writes: int, rows_max: int = 2) -> bool:
     async with ends.transfers() as (source, target):
         dying = Dying(target, writes)
         try:
-            await copy(source, dying, now_ms=ends.clock.now_ms(), rows_max=rows_max)
+            await copy(source, dying, clock=ends.clock, rows_max=rows_max)
         except Crashed:
             return False
         return True
@@ -325,6 +248,26 @@ def test_a_changed_row_is_noticed_and_the_copy_stays_closed(between: Any) -> Non
             assert (await store.log.heads(["talk"]))["talk"].sequence == 14
 
     between(scenario)
+
+
+def test_what_lapses_at_one_end_while_the_other_is_read_makes_no_difference(
+    tmp_path: Path,
+) -> None:
+    async def scenario() -> None:
+        ends = Ends(Folder(tmp_path), Folder(tmp_path), manual_clock())
+        async with ends.opened(ends.source) as store:
+            await store.commands.remember("create", "k", b"a", ends.clock.now_ms())
+        await copy_until(ends, writes=99)
+        with closing(sqlite3.connect(ends.source.path / FILE_NAME)) as connection:  # type: ignore[union-attr]
+            connection.execute("DELETE FROM commands")
+            connection.commit()
+        async with ends.transfers() as (source, target):
+            same = [each.same for each in await compare(source, target, clock=ends.clock)]
+            assert same.count(False) == 1
+            ends.clock.advance(COMMAND_KEY_KEPT_S - COPY_LAPSING_S)
+            assert all(each.same for each in await compare(source, target, clock=ends.clock))
+
+    asyncio.run(scenario())
 
 
 def test_a_store_that_holds_something_else_is_not_written_over(between: Any) -> None:
@@ -420,7 +363,7 @@ def test_a_folder_that_is_read_is_not_written_meanwhile(
 
 def test_a_database_whose_lease_is_held_is_in_use(mongo_uri: str) -> None:
     async def scenario() -> None:
-        ends = Ends(Database(mongo_uri), Database(mongo_uri), ManualClock())
+        ends = Ends(Database(mongo_uri), Database(mongo_uri), manual_clock())
         async with ends.opened(ends.source) as store:
             fence = await store.leases.acquire("gateway", "node-1", 10, ends.clock.now_ms())
             with pytest.raises(StoreInUse, match="the lease gateway"):

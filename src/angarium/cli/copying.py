@@ -59,7 +59,7 @@ async def _copy(source: Place, target: Place, restart: bool) -> None:
         try:
             await copy(
                 reading, writing,
-                now_ms=SystemClock().now_ms(), restart=restart, tell=told, show=show,
+                clock=SystemClock(), restart=restart, tell=told, show=show,
             )  # fmt: skip
         finally:
             told.clear()
@@ -80,7 +80,7 @@ async def _compare(source: Place, target: Place) -> tuple[Compared, ...]:
         for end in ends:
             stack.push_async_callback(end.close)
         try:
-            return await compare(*ends, now_ms=SystemClock().now_ms(), tell=told)
+            return await compare(*ends, clock=SystemClock(), tell=told)
         finally:
             told.clear()
 

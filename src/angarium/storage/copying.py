@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from angarium.clock import Clock
 from angarium.errors import CopyDiffers
 from angarium.limits import COPY_ROWS_MAX
 from angarium.storage.transfer import KINDS, Progress, Source, Step, Tally, Target
@@ -32,7 +33,7 @@ async def copy(
     source: Source,
     target: Target,
     *,
-    now_ms: int,
+    clock: Clock,
     restart: bool = False,
     tell: Tell = say_nothing,
     show: Callable[[tuple[Compared, ...]], None] = lambda compared: None,
@@ -44,13 +45,13 @@ async def copy(
     call wrote. `show` is called with what was compared, whether it agrees or not. Raises
     StoreInUse, StoreNotEmpty, CopyDiffers and what the stores raise.
     """
-    identity = await source.rest(now_ms)
+    identity = await source.rest(clock.now_ms())
     if restart:
         await target.drop()
     progress = await target.begin(identity)
     for kind in KINDS:
         progress = await _copy_kind(source, target, kind, progress, tell, rows_max)
-    compared = await compare(source, target, now_ms=now_ms, tell=tell, rows_max=rows_max)
+    compared = await compare(source, target, clock=clock, tell=tell, rows_max=rows_max)
     show(compared)
     demand_same(compared)
     await target.finish()
@@ -76,13 +77,14 @@ async def compare(
     source: Source,
     target: Source,
     *,
-    now_ms: int,
+    clock: Clock,
     tell: Tell = say_nothing,
     rows_max: int = COPY_ROWS_MAX,
 ) -> tuple[Compared, ...]:
     """Read everything at both ends, and count and hash it."""
     found = []
     for kind in KINDS:
+        now_ms = clock.now_ms()  # Anew: what lapses goes on lapsing while large kinds are read.
         ends = [await _tally(end, kind, now_ms, tell, rows_max) for end in (source, target)]
         found.append(Compared(kind, ends[0], ends[1]))
     return tuple(found)

@@ -213,7 +213,7 @@ def _blob_document(_: int, row: BlobRow) -> Document:
 COLLECTIONS: Mapping[str, Collection] = {
     "epoch": Collection(
         "meta", lambda d: Epoch(d["value"]),
-        lambda _, row: {"_id": "epoch", "value": row.value}, only={"_id": "epoch"},
+        lambda _, row: {"_id": "epoch", "value": row.value}, only={"_id": {"$in": ["epoch"]}},
     ),
     "conversations": Collection("conversations", _conversation, _conversation_document),
     "messages": Collection("messages", _message, _message_document),

@@ -81,7 +81,9 @@ class MongoTransfer:
         collection = COLLECTIONS[kind]
         wanted = dict(collection.only)
         if after:
-            wanted = {"$and": [wanted, {collection.order: {"$gt": _place(after)}}]}
+            # In one condition, not two joined by $and: not every engine finds its index then.
+            limits = wanted.get(collection.order, {})
+            wanted[collection.order] = {**limits, "$gt": _place(after)}
 
         async def work() -> Page:
             cursor = self._link[collection.name].find(wanted, limit=rows_max)
