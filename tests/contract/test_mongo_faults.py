@@ -14,26 +14,19 @@ import pytest
 
 pytest.importorskip("pymongo", reason="the MongoDB adapter needs pymongo")
 
-from bson import ObjectId
-from pymongo import AsyncMongoClient
 from pymongo.errors import OperationFailure
 
 from angarium.clock import ManualClock
 from angarium.errors import (
-    AngariumError,
     Busy,
     Conflict,
     Fenced,
-    Malformed,
-    Misconfigured,
-    SchemaMismatch,
     Unavailable,
 )
 from angarium.limits import APPEND_QUEUE_MESSAGES
 from angarium.model.conversation import Head, Participant
 from angarium.model.message import Accepted, NewMessage, NotAccepted
 from angarium.storage.contract import Delivery, PutDelivery, PutRecord, PutTurn, Record, Turn
-from angarium.storage.mongo.schema import INDEXES, SHARD_KEYS, migrate, upgrade
 from angarium.storage.mongo.store import open_mongo
 from angarium.testing.mongo import MongoServer, find_server
 
@@ -334,71 +327,6 @@ def test_a_lease_whose_answer_was_lost_is_held_with_one_epoch(with_mongo: Any) -
     with_mongo(scenario)
 
 
-# --- the schema ---
-
-
-def test_migration_is_idempotent_and_safe_from_several_nodes_at_once(mongo_uri: str) -> None:
-    async def scenario() -> None:
-        name = f"t_{ObjectId()}"
-        client: AsyncMongoClient[Any] = AsyncMongoClient(mongo_uri)
-        try:
-            await asyncio.gather(*(migrate(mongo_uri, database=name) for _ in range(3)))
-            assert await migrate(mongo_uri, database=name) == (1, 1)
-            there = set(await client[name].list_collection_names())
-            assert set(SHARD_KEYS) <= there
-            for collection, indexes in INDEXES.items():
-                found = await client[name][collection].index_information()
-                assert {index.name for index in indexes} <= set(found)
-                unique = {n for n, options in found.items() if options.get("unique")}
-                assert unique == {index.name for index in indexes if index.unique}
-        finally:
-            await client.drop_database(name)
-            await client.close()
-
-    asyncio.run(scenario())
-
-
-def test_a_store_of_another_version_is_not_opened(with_mongo: Any, mongo_uri: str) -> None:
-    async def scenario(opened: Any) -> None:
-        link = opened._link
-        await link["meta"].update_one({"_id": "schema"}, {"$set": {"version": 9}})
-        with pytest.raises(SchemaMismatch, match="newer Angarium"):
-            await open_mongo(mongo_uri, ManualClock(), database=link.name)
-        with pytest.raises(SchemaMismatch, match="newer Angarium"):
-            await upgrade(link)
-
-    with_mongo(scenario)
-
-
-def test_an_index_of_ours_with_other_options_is_a_mismatch(with_mongo: Any) -> None:
-    async def scenario(opened: Any) -> None:
-        records = opened._link["records"]
-        await records.drop_index("by_scope_key")
-        await records.create_index([("scope", 1), ("key", 1)], name="by_scope_key")
-        with pytest.raises(SchemaMismatch, match="db migrate"):
-            await upgrade(opened._link)
-
-    with_mongo(scenario)
-
-
-def test_a_document_of_the_wrong_shape_is_refused_by_the_server(with_mongo: Any) -> None:
-    async def scenario(opened: Any) -> None:
-        with pytest.raises(Malformed):
-            await opened._link.insert("messages", {"_id": ObjectId(), "c": "c", "seq": 0})
-
-    with_mongo(scenario)
-
-
-@pytest.mark.parametrize("uri", ["mongodb://", "mongodb://host:port", "http://127.0.0.1"])
-def test_an_unusable_address_is_a_misconfiguration(uri: str) -> None:
-    async def scenario() -> None:
-        with pytest.raises(AngariumError) as raised:
-            await open_mongo(uri, ManualClock())
-        assert type(raised.value) is Misconfigured
-
-    asyncio.run(scenario())
-
-
 # --- under fire ---
 
 
@@ -448,6 +376,30 @@ def test_three_nodes_under_faults_leave_one_dense_log_and_every_retry_its_first_
             own = [(e.cs, e.sequence) for e in read if e.device == device]
             assert own == [(cs, seen[device, cs]) for cs in range(1, 25)]
         assert (await nodes[2].store.log.heads(["c"]))["c"].sequence == 8 * 24
+        for node in nodes[1:]:
+            await node.close()
+
+    with_mongo(scenario)
+
+
+def test_twenty_senders_over_three_nodes_all_come_through_in_one_conversation(
+    with_mongo: Any,
+) -> None:
+    async def scenario(opened: Any) -> None:
+        await converse(opened)
+        nodes = [opened, await opened.second(), await opened.second()]
+
+        async def send(device: str, node: Any) -> None:
+            for cs in range(1, 9):
+                (result,) = await node.store.log.append([message(cs, device)])
+                assert isinstance(result, Accepted), result
+
+        devices = [f"DEVICE{n:02}" for n in range(20)]
+        await asyncio.gather(*(send(device, nodes[n % 3]) for n, device in enumerate(devices)))
+        read = await opened.store.log.read("c", "R", 1, 1000, 1000)
+        assert [entry.sequence for entry in read] == list(range(1, 161))
+        for device in devices:
+            assert [e.cs for e in read if e.device == device] == list(range(1, 9))
         for node in nodes[1:]:
             await node.close()
 

@@ -8,22 +8,22 @@ single messages of many conversations share one unordered insert. No timer sizes
 import asyncio
 from collections import deque
 from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from angarium.clock import Clock
 from angarium.errors import AngariumError, Busy, NotFound, Unavailable
-from angarium.ids import ConversationId
+from angarium.ids import ConversationId, DeviceId
 from angarium.limits import (
-    APPEND_ATTEMPTS,
     APPEND_BATCH_MESSAGES,
     APPEND_QUEUE_MESSAGES,
     MONGO_RACE_MAX_S,
     MONGO_RACE_S,
     MONGO_RACES_AT_ONCE,
-    MONGO_RIVAL_S,
+    MONGO_RACES_MAX,
     MONGO_ROUNDS_AT_ONCE,
-    MONGO_YIELD_MAX_S,
+    MONGO_TURNS_WAITED_MAX,
 )
 from angarium.model.message import AppendResult, NewMessage, NotAccepted
 from angarium.storage.mongo.guards import ALL_GUARDS, Guards
@@ -31,6 +31,7 @@ from angarium.storage.mongo.heads import Heads, Marks
 from angarium.storage.mongo.inserts import Attempt, insert
 from angarium.storage.mongo.link import Link
 from angarium.storage.mongo.placing import Earlier, Known, Place, Run, odd_devices, plan, settle
+from angarium.storage.mongo.turns import Ids
 
 
 @dataclass(slots=True)
@@ -69,10 +70,12 @@ class Appends:
         clock: Clock,
         heads: Heads,
         marks: Marks,
+        ids: Ids,
         guards: Guards = ALL_GUARDS,
     ) -> None:
         self._link, self._clock, self._guards = link, clock, guards
         self._heads, self._marks = heads, marks
+        self._ids = ids
         self._lanes: dict[ConversationId, _Lane] = {}
         self._ready: deque[ConversationId] = deque()
         self._rounds = 0
@@ -132,7 +135,8 @@ class Appends:
             while self._ready and room > 0:
                 name = self._ready.popleft()
                 parts = self._take(self._lanes[name], room)
-                run = Run(name, [message for part in parts for message in part.messages])
+                messages = [message for part in parts for message in part.messages]
+                run = Run(name, messages, self._ids.make)
                 room -= len(run.messages)
                 taken.append((run, parts))
             self._rounds += 1
@@ -169,7 +173,7 @@ class Appends:
         now_s = asyncio.get_running_loop().time
         deadline_s = now_s() + self._link.call_s
         open_, pause_s, took_s = taken, MONGO_RACE_S, 0.0
-        for attempt in range(APPEND_ATTEMPTS):
+        for attempt in range(MONGO_RACES_MAX):
             began_s = now_s()
             await self._attempt([run for run, _ in open_], deadline_s)
             took_s = now_s() - began_s
@@ -193,14 +197,35 @@ class Appends:
         """The next run of the conversation begins while this one's head is being marked."""
         self._own(self._finish(run, parts))
         known = self._heads.peek(run.conversation)
-        now_s = asyncio.get_running_loop().time()
-        if known is not None and now_s - known.rival_s < MONGO_RIVAL_S:
-            self._own(self._yield(run.conversation, min(MONGO_YIELD_MAX_S, 2 * took_s)))
-        else:
-            self._release(run.conversation)
+        if known is not None and run.top:
+            known.ring.wrote(took_s)
+        self._admit(run.conversation)
 
-    async def _yield(self, name: ConversationId, pause_s: float) -> None:
-        await asyncio.sleep(pause_s)
+    def _admit(self, name: ConversationId) -> None:
+        """The conversation may join a round: at once, or when its turn comes."""
+        known = self._heads.peek(name)
+        now_s = asyncio.get_running_loop().time()
+        pause_s = known.ring.pause_s(now_s) if known is not None else 0.0
+        if known is not None and pause_s:
+            self._lanes[name].busy = True
+            self._own(self._await_turn(name, known, pause_s))
+        else:
+            self._release(name)
+
+    async def _await_turn(self, name: ConversationId, known: Known, pause_s: float) -> None:
+        """While other nodes write here, to look first is cheaper than to lose first."""
+        now_s = asyncio.get_running_loop().time
+        for _ in range(MONGO_TURNS_WAITED_MAX):
+            head = known.head
+            await asyncio.sleep(pause_s)
+            if not self._lanes[name].waiting:
+                break
+            if known.head == head:  # Else the bus has told already.
+                with suppress(AngariumError):  # Whoever appends then meets it again.
+                    await self._heads.newer(name, known)
+            pause_s = known.ring.pause_s(now_s())
+            if not pause_s:
+                break
         self._release(name)
 
     async def _finish(self, run: Run, parts: list[_Part]) -> None:
@@ -265,29 +290,33 @@ class Appends:
         """Read what the plan needs: nothing when every message is simply the next one."""
         name, first = run.conversation, {m.device: m.cs for m in reversed(run.open)}
         found: dict[Place, Earlier] = {}
-        careful = run.state == "unsure"
+        suspects: set[DeviceId] = set()
         # A head that rose meanwhile (the bus told) explains the lost race.
-        if run.state == "raced" and run.planned_at == known.head:
-            # The first open message met somebody: at its sequence, its key or its counter.
-            met = run.open[0]
-            found, same_key = await asyncio.gather(
-                self._heads.newer(name, known),
-                self._heads.earlier(name, met.device, [met.key]),
-            )
-            found.update(same_key)
-            careful = not found
-        if careful:
+        raced = run.state == "raced" and run.planned_at == known.head
+        if raced:
+            found = await self._heads.newer(name, known)
+            if not found:
+                # Nobody was met at the first sequence: at a key or a counter then, or what was
+                # met is not held by a majority yet.
+                met = run.open[0]
+                found = await self._heads.earlier(name, met.device, [met.key])
+                suspects = {met.device}
+        if run.state == "unsure" or (raced and not found):
+            head = known.head
             await self._heads.refresh(name, known)
-        unsure = set(first) if careful else odd_devices(known, run.open)
+            if run.state == "unsure" or known.head > head:
+                suspects = set(first)
         await asyncio.gather(
-            *(self._heads.count(name, known, device, first[device]) for device in unsure)
+            *(
+                self._heads.count(name, known, device, first[device])
+                for device in suspects | odd_devices(known, run.open)
+            )
         )
-        if not careful:
-            unsure = odd_devices(known, run.open)
+        suspects |= odd_devices(known, run.open)
         for each in await asyncio.gather(
             *(
                 self._heads.earlier(name, dev, [m.key for m in run.open if m.device == dev])
-                for dev in unsure
+                for dev in suspects
             )
         ):
             found.update(each)

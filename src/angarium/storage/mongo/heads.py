@@ -18,6 +18,7 @@ from angarium.model.conversation import Head
 from angarium.model.message import StoredMessage
 from angarium.storage.mongo.link import Document, Link
 from angarium.storage.mongo.placing import Earlier, Known
+from angarium.storage.mongo.turns import Ring
 
 _SHOWN_EARLIER = {"seq": 1, "cs": 1, "key": 1, "hash": 1, "at": 1, "purged_ms": 1}
 _SHOWN_NEWER = {**_SHOWN_EARLIER, "dev": 1}
@@ -26,8 +27,8 @@ _SHOWN_NEWER = {**_SHOWN_EARLIER, "dev": 1}
 class Heads:
     """The newest of everything, asked of the majority and remembered."""
 
-    def __init__(self, link: Link) -> None:
-        self._link = link
+    def __init__(self, link: Link, name: bytes = b"") -> None:
+        self._link, self._name = link, name
         self._known: OrderedDict[ConversationId, Known] = OrderedDict()
 
     async def load(self, names: Iterable[ConversationId]) -> dict[ConversationId, Known]:
@@ -44,7 +45,7 @@ class Heads:
             )  # fmt: skip
             for each in documents:
                 # Maybe behind what nobody acknowledged; then the first insert meets it.
-                loaded = Known(each["epoch"], each["head"], each["head"])
+                loaded = Known(each["epoch"], each["head"], each["head"], ring=Ring(self._name))
                 found[each["_id"]] = self._known.setdefault(each["_id"], loaded)
             while len(self._known) > STORE_CONVERSATIONS_CACHED:
                 self._known.popitem(last=False)
@@ -61,6 +62,7 @@ class Heads:
         if known is None or (known.epoch, known.head + 1) != (message.epoch, message.sequence):
             return
         known.head = message.sequence
+        known.ring.told(message.device, asyncio.get_running_loop().time())
         if message.device in known.counters:
             at = known.counters[message.device]
             known.counters[message.device] = max(at, message.cs)
@@ -80,7 +82,9 @@ class Heads:
             if d["dev"] in known.counters:
                 known.counters[d["dev"]] = max(known.counters[d["dev"]], d["cs"])
         known.head = documents[-1]["seq"]
-        known.rival_s = asyncio.get_running_loop().time()
+        now_s = asyncio.get_running_loop().time()
+        for d in documents:
+            known.ring.saw(d["dev"], d["_id"], now_s)
         return {(d["dev"], d["key"]): _earlier(d) for d in documents}
 
     async def refresh(self, name: ConversationId, known: Known) -> None:

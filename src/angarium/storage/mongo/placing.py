@@ -1,6 +1,6 @@
 """What becomes of each message of a run: a sequence, an earlier result or a refusal. No IO."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ from angarium.ids import ConversationId, DeviceId, MessageKey
 from angarium.limits import TOMBSTONE_KEPT_S
 from angarium.model.message import Accepted, AppendResult, NewMessage, NotAccepted
 from angarium.storage.mongo.guards import ALL_GUARDS, Guards
+from angarium.storage.mongo.turns import Ring
 
 DIGEST_BYTES = 16  # A sender that collides with itself harms only itself.
 
@@ -21,14 +22,14 @@ Place = tuple[DeviceId, MessageKey]
 class Known:
     """What this process has seen a majority hold of a conversation. Other nodes write too, so
     it may be behind, never ahead. `counters` cover every message up to `head`; `mark` is the
-    head its document names; `rival_s`: when another node's messages were last met here.
+    head its document names.
     """
 
     epoch: int
     head: int
     mark: int
     counters: dict[DeviceId, int] = field(default_factory=dict)
-    rival_s: float = -1e9
+    ring: Ring = field(default_factory=lambda: Ring(b""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +60,15 @@ class Run:
     tells an insert of ours that nobody confirmed from another one.
     """
 
-    def __init__(self, conversation: ConversationId, messages: list[NewMessage]) -> None:
+    def __init__(
+        self,
+        conversation: ConversationId,
+        messages: list[NewMessage],
+        make_id: Callable[[], ObjectId] = ObjectId,
+    ) -> None:
         self.conversation = conversation
         self.messages = messages
-        self.ids = [ObjectId() for _ in messages]
+        self.ids = [make_id() for _ in messages]
         self.digests = [message.digest()[:DIGEST_BYTES] for message in messages]
         self.results: list[AppendResult | None] = [None] * len(messages)
         self.settled = 0

@@ -23,6 +23,7 @@ from angarium.storage.mongo.log import MongoLog
 from angarium.storage.mongo.room import Room
 from angarium.storage.mongo.schema import check_version, demand_whole, upgrade, version_of
 from angarium.storage.mongo.server_clock import ServerClock
+from angarium.storage.mongo.turns import Ids
 from angarium.storage.mongo.vault import MongoVault
 from angarium.storage.mongo.work import MongoOutbox, MongoTurns
 
@@ -35,8 +36,9 @@ class MongoStore:
         self, link: Link, clock: Clock, guards: Guards = ALL_GUARDS, *, cluster: str = ""
     ) -> None:
         self._link, self.clock, self._guards = link, clock, guards
-        self._heads, self._marks = Heads(link), Marks(link)
-        self._appends = Appends(link, clock, self._heads, self._marks, guards)
+        ids = Ids()
+        self._heads, self._marks = Heads(link, ids.name), Marks(link)
+        self._appends = Appends(link, clock, self._heads, self._marks, ids, guards)
         self._name = str(ObjectId())
         self._closed = False
         self._looking: asyncio.Task[None] | None = None
