@@ -16,7 +16,13 @@ from functools import partial
 from angarium.bus.contract import Ephemeral, Event, Listener, OnResubscribed
 from angarium.bus.outgoing import Outgoing, Waiting
 from angarium.bus.redis_ear import Ear
-from angarium.bus.redis_link import REDIS_FAILS, REDIS_REFUSES, RedisLink, open_link
+from angarium.bus.redis_link import (
+    REDIS_FAILS,
+    REDIS_REFUSES,
+    RedisLink,
+    cancellable,
+    open_link,
+)
 from angarium.bus.wire import pack_batch, pack_event, topic_of, unpack_batch
 from angarium.errors import Misconfigured, Unavailable
 from angarium.limits import (
@@ -97,7 +103,7 @@ class RedisBus:
 
     async def _check_credentials(self) -> None:
         try:
-            await self._link.client.ping()
+            await cancellable(self._link.client.ping())
         except REDIS_REFUSES:
             raise Misconfigured("redis refuses the user or password of its URL") from None
         except REDIS_FAILS:
