@@ -25,7 +25,8 @@ from angarium.storage.sqlite.store import open_sqlite
 from angarium.storage.transfer import decode_progress
 
 TALK, ADA = ConversationId("talk"), DeviceId("ADA00001")
-MESSAGES = 4000
+MESSAGES = 1200
+SEALED_BYTES = 20_000  # Few messages fill a batch, and there are several to be killed in.
 KILLS = 2
 WAIT_S = 60.0
 Rows = Callable[[], Awaitable[int]]
@@ -33,14 +34,16 @@ Rows = Callable[[], Awaitable[int]]
 
 def said(cs: int) -> NewMessage:
     user, key = UserId("@ada:x"), MessageKey(str(uuid.UUID(int=cs)))
-    return NewMessage(TALK, user, ADA, key, cs, "m", {ADA: cs.to_bytes(4, "big") * 60}, 0)
+    return NewMessage(
+        TALK, user, ADA, key, cs, "m", {ADA: cs.to_bytes(4, "big") * (SEALED_BYTES // 4)}, 0
+    )
 
 
 async def fill(folder: Path) -> None:
     store = await open_sqlite(folder, ManualClock())
     await store.store.conversations.create(TALK, [], 0)
-    for first in range(1, MESSAGES, 500):
-        await store.store.log.append([said(cs) for cs in range(first, first + 500)])
+    for first in range(1, MESSAGES, 100):
+        await store.store.log.append([said(cs) for cs in range(first, first + 100)])
     await store.close()
 
 
