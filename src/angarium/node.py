@@ -81,6 +81,7 @@ class Node:
         self.http_url = self.websocket_url = ""
         self.health = Health({})
         self.messaging: Messaging | None = None
+        self._turn_away: Callable[[], None] = lambda: None
         self.gateway: Gateway | None = None
         self.bridge: Bridge | None = None
         self._parts = AsyncExitStack()
@@ -117,6 +118,7 @@ class Node:
         if self.messaging is not None:
             log.info("node.draining", connections=self.messaging.connections)
             await asyncio.sleep(self.settings.drain_wait_s)
+            self._turn_away()
             await self.messaging.drain(self.settings.drain_grace_s)
 
     async def stop(self) -> None:
@@ -204,6 +206,7 @@ class Node:
         await self.messaging.start()
         self._parts.push_async_callback(self.messaging.stop)
         await websocket.start()
+        self._turn_away = websocket.turn_away
         self._checks["websocket"] = websocket.check
         self._gauges("messaging", "Of the messaging service.", self.messaging.figures.numbers)
         self._parts.push_async_callback(websocket.stop)

@@ -278,6 +278,22 @@ def test_an_unknown_subprotocol_is_refused_in_the_handshake(tmp_path: Path, loop
     on_node(tmp_path, scenario, loop)
 
 
+def test_a_node_that_goes_away_turns_newcomers_away_and_keeps_its_connections(
+    tmp_path: Path, loop: str
+) -> None:
+    async def scenario(node: Node) -> None:
+        ann = await node.client()
+        node.server.turn_away()
+        with pytest.raises(picows.WSInvalidStatusError) as refused:
+            await node.socket()
+        ann.say(send(1))
+        await ann.until(lambda: bool(ann.of(Ok)))
+
+        assert refused.value.response.status == 503
+
+    on_node(tmp_path, scenario, loop)
+
+
 def test_a_taken_port_is_named(tmp_path: Path, loop: str) -> None:
     async def scenario(node: Node) -> None:
         other = WebSocketServer(host="127.0.0.1", port=node.server.port)

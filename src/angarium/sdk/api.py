@@ -4,6 +4,7 @@ Bodies about keys have the Matrix shapes. Every method raises the error class wh
 server names, and Unavailable when the server does not answer.
 """
 
+import os
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -12,7 +13,7 @@ from urllib.parse import quote
 import httpx2
 import msgspec
 
-from angarium.errors import AngariumError, Unavailable
+from angarium.errors import AngariumError, Misconfigured, Unavailable
 from angarium.ids import ConversationId, DeviceId, UserId
 from angarium.protocol.frames import Err
 from angarium.protocol.outflow import refusal
@@ -208,14 +209,23 @@ async def discover(base_url: str, *, timeout_s: float = 10.0) -> dict[str, Any]:
 
 
 def trusted_by(base_url: str) -> ssl.SSLContext | bool:
-    """Whom a client of this URL trusts: the usual authorities, or for plain `http` nobody.
+    """Whom a client of this URL trusts: the usual authorities, those in the file that the
+    variable SSL_CERT_FILE names, or for plain `http` nobody. Raises Misconfigured for a file
+    that holds none.
 
     Loading the authorities stops the loop for tens of milliseconds, and a node makes a client
     for each contact. No redirect is followed, so that plain `http` never needs them.
     """
     if base_url.lower().startswith("http:"):
         return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    return True
+    # The WebSocket heeds it by itself; both must trust the same.
+    named = os.environ.get("SSL_CERT_FILE")
+    if not named:
+        return True
+    try:
+        return ssl.create_default_context(cafile=named)
+    except OSError as error:
+        raise Misconfigured(f"SSL_CERT_FILE: {named}: {error.strerror or error}") from None
 
 
 def error_of(status: int, content: bytes) -> AngariumError:

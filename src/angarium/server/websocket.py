@@ -120,7 +120,7 @@ class WebSocketServer:
         self._arrived: list[tuple[int, bytes]] = []
         self._queued: dict[Socket, list[bytes]] = {}
         self._numbers = 0
-        self._ready_planned = False
+        self._ready_planned = self._turns_away = False
         self._server: asyncio.Server | None = None
         logger = logging.getLogger("angarium.websocket")
         logger.setLevel(logging.WARNING)
@@ -164,6 +164,11 @@ class WebSocketServer:
         """Raises Unavailable when it does not listen."""
         if self._server is None or not self._server.is_serving():
             raise Unavailable("the WebSocket endpoint does not listen")
+
+    def turn_away(self) -> None:
+        """Connections stay; a new one is answered with 503, so that a load balancer asks
+        another node at once."""
+        self._turns_away = True
 
     def stop_accepting(self) -> None:
         """Connections stay; no new one is taken."""
@@ -263,12 +268,11 @@ class WebSocketServer:
             self._listener.ready()
 
     def _greet(self, request: Any) -> Any:
+        if self._turns_away:
+            return _refusal(503, "this node goes away; another one answers")
         chosen = choose_subprotocol(request.headers.get("Sec-WebSocket-Protocol"))
         if chosen is None:
-            response = picows.WSUpgradeResponse.create_error_response(
-                400, f"speak {SUBPROTOCOL_MSGPACK} or {SUBPROTOCOL_JSON}".encode()
-            )
-            return picows.WSUpgradeResponseWithListener(response, None)
+            return _refusal(400, f"speak {SUBPROTOCOL_MSGPACK} or {SUBPROTOCOL_JSON}")
         extra = {"Sec-WebSocket-Protocol": chosen} if chosen else None
         response = picows.WSUpgradeResponse.create_101_response(extra)
         return picows.WSUpgradeResponseWithListener(response, Socket(self, chosen))
@@ -283,6 +287,11 @@ class Faults(logging.LoggerAdapter[logging.Logger]):
 
     def warning(self, msg: object, *args: object, **kwargs: Any) -> None:
         self.info(msg, *args, **kwargs)
+
+
+def _refusal(status: int, sentence: str) -> Any:
+    response = picows.WSUpgradeResponse.create_error_response(status, sentence.encode())
+    return picows.WSUpgradeResponseWithListener(response, None)
 
 
 def choose_subprotocol(offered: str | None) -> str | None:

@@ -2,11 +2,12 @@
 
 import asyncio
 import ssl
+from pathlib import Path
 
 import httpx2
 import pytest
 
-from angarium.errors import AngariumError
+from angarium.errors import AngariumError, Misconfigured
 from angarium.sdk.api import HttpApi, trusted_by
 
 
@@ -14,8 +15,21 @@ async def no_token(fresh: bool) -> str:
     return "token"
 
 
-def test_an_https_url_is_checked_against_the_usual_authorities() -> None:
+def test_an_https_url_is_checked_against_the_usual_authorities(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
     assert trusted_by("https://chat.example") is True
+
+
+def test_a_file_of_authorities_without_any_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "empty.pem").write_text("")
+    for name in ("empty.pem", "absent.pem"):
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / name))
+        with pytest.raises(Misconfigured, match=name):
+            trusted_by("https://chat.example")
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:8400", "HTTP://relay"])
