@@ -9,6 +9,7 @@ import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.cluster.services import Answers, Asking, a_person, a_phone, aim, holder, settings_of
@@ -24,13 +25,13 @@ ANSWER_WAIT_S = 60.0  # Not a claim: on a busy machine everything takes longer.
 
 @asynccontextmanager
 async def being_asked(
-    cluster: Make, folder: Path, services: tuple[str, ...]
+    cluster: Make, folder: Path, services: tuple[str, ...], **options: Any
 ) -> AsyncIterator[tuple[Cluster, Asking]]:
     """A cluster whose agents a person and a contact have met, and go on asking."""
     answers = Answers()
     async with a_phone(answers) as phone:
         settings = settings_of(folder, phone)
-        async with cluster(services=services, settings=settings) as nodes:
+        async with cluster(services=services, settings=settings, **options) as nodes:
             aim(phone, nodes)
             async with a_person(nodes, folder, answers) as ada:
                 asking = Asking(ada, phone, answers)

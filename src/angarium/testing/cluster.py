@@ -48,9 +48,10 @@ class Cluster:
     """`nodes` processes on one store and one bus. `services` of all, or one entry for each;
     with gateways or bridges that have no messaging beside them, `fronts` lead to who is ready.
 
-    `settings` go to every node, `settings_of[n]` to node `n` alone. `proxied` parts are reached
-    through a FaultProxy: `store_proxy`, `bus_proxy`, and one of `door_proxies` for each node's
-    WebSocket. With "stores" each node has a way of its own to the store: `store_proxies`.
+    `source`: see `program`. `settings` go to every node, `settings_of[n]` to node `n` alone.
+    `proxied` parts are reached through a FaultProxy: `store_proxy`, `bus_proxy`, and one of
+    `door_proxies` for each node's WebSocket. With "stores" each node has a way of its own to
+    the store: `store_proxies`.
     Wall clocks of the nodes in `skewed_s` are so many seconds ahead; `set_clock` steps them.
     """
 
@@ -65,6 +66,7 @@ class Cluster:
         proxied: Collection[Part] = (),
         skewed_s: Mapping[int, float] | None = None,
         mongo_options: Sequence[str] = (),
+        source: Path | None = None,
     ) -> None:
         self.folder = folder
         self.nodes: dict[int, ServedNode] = {}
@@ -79,6 +81,7 @@ class Cluster:
         self._services = [services] * nodes if isinstance(services, str) else list(services)
         self._settings, self._settings_of = dict(settings or {}), dict(settings_of or {})
         self._skewed_s = dict(skewed_s or {})
+        self._source = source
         self._proxied, self._mongo_options = frozenset(proxied), tuple(mongo_options)
         self._secret = secrets.token_urlsafe(48)
         self._tokens = Tokens(self._secret.encode(), SystemClock())
@@ -215,6 +218,7 @@ class Cluster:
             self.folder / f"node{number}",
             settings=settings,
             services=services,
+            source=self._source,
             skew=self._clock_file(number) if number in self._skewed_s else None,
         )
         if "nodes" in self._proxied:
@@ -266,6 +270,10 @@ class Cluster:
         await self.term(number)
         await self.start_node(number)
 
+    def program(self, source: Path | None) -> None:
+        """Nodes made from now on run the checkout `source`; None: this very program."""
+        self._source = source
+
     async def rolling_restart(self, *, surge: bool = True) -> None:
         """Replace every node, one after another.
 
@@ -278,13 +286,18 @@ class Cluster:
                 await self.restart(number)
                 await self.wait_ready(len(self.nodes))
                 continue
-            old = self.nodes[number]
-            fresh = await self._make_node(self._made, old.services)
-            await fresh.start()
-            await self.wait_ready(len(self.nodes))
-            await old.stop()
-            del self.nodes[number]
-            self._ready.discard(number)
+            await self.replace(number)
+
+    async def replace(self, number: int) -> None:
+        """A new node like this one; when it is ready the old one is told to end. Raises
+        Unavailable."""
+        old = self.nodes[number]
+        fresh = await self._make_node(self._made, old.services)
+        await fresh.start()
+        await self.wait_ready(len(self.nodes))
+        await old.stop()
+        del self.nodes[number]
+        self._ready.discard(number)
 
     def cpu_s(self) -> float:
         """Processor seconds of all nodes that run."""

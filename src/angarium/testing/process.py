@@ -23,6 +23,7 @@ class ServedNode:
 
     The same folder can be served again after a kill. `settings` become environment variables.
     `skew`: a file with the seconds that its wall clock is ahead; it may change at any time.
+    `source`: a checkout of another version, whose program is run instead of this one.
     """
 
     def __init__(
@@ -32,7 +33,9 @@ class ServedNode:
         settings: Mapping[str, str] | None = None,
         services: str = "all",
         skew: Path | None = None,
+        source: Path | None = None,
     ) -> None:
+        self.source = source
         self.folder = folder
         self._program = ["angarium.testing.skewed", str(skew)] if skew else ["angarium"]
         self.services = services
@@ -53,6 +56,8 @@ class ServedNode:
             f"ANGARIUM_{key.upper()}": value for key, value in self.settings.items()
         }
         environment["ANGARIUM_DATA"] = str(self.folder)
+        if self.source is not None:
+            environment["PYTHONPATH"] = str(self.source / "src")
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", *self._program, "serve", *self.services.split(),
