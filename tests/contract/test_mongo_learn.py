@@ -12,9 +12,9 @@ from angarium.model.conversation import Participant
 from .test_store_log import CONVERSATION, LAPTOP, message, sequences
 
 
-@pytest.mark.parametrize(("told", "races"), [(True, 0), (False, 8)])
-def test_nodes_that_write_in_turn_race_only_where_nobody_tells_them(
-    told: bool, races: int, mongo_uri: str, fresh_mongo: Callable[..., Awaitable[Any]]
+@pytest.mark.parametrize(("told", "races"), [(True, range(2)), (False, range(5, 10))])
+def test_nodes_that_write_in_turn_race_once_and_then_only_where_nobody_tells_them(
+    told: bool, races: range, mongo_uri: str, fresh_mongo: Callable[..., Awaitable[Any]]
 ) -> None:
     async def scenario() -> None:
         one = await fresh_mongo(mongo_uri, ManualClock())
@@ -33,7 +33,7 @@ def test_nodes_that_write_in_turn_race_only_where_nobody_tells_them(
                     )
                     theirs.store.log.learn(stored)
             lost = one.figures()["races_lost"] + other.figures()["races_lost"]
-            assert lost == races
+            assert lost in races
         finally:
             await other.close()
             await one.close()

@@ -404,6 +404,6 @@ def test_every_table_and_every_collection_is_copied() -> None:
     read = "".join(table.select for table in TABLES.values())
     assert {name for name in tables if not re.search(rf"\b{name}\b", read)} == set()
     collections = {collection.name for collection in COLLECTIONS.values()}
-    # Whoever opens the copy makes reservations anew.
-    assert set(SHARD_KEYS) - collections == {"blob_chunks", "blob_owners"}
+    # Whoever opens the copy makes reservations and journals anew.
+    assert set(SHARD_KEYS) - collections == {"blob_chunks", "blob_owners", "journals"}
     assert set(KINDS) == set(TABLES) == {*COLLECTIONS, "chunks"}

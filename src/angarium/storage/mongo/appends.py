@@ -27,9 +27,10 @@ from angarium.limits import (
 )
 from angarium.model.message import AppendResult, NewMessage, NotAccepted
 from angarium.storage.mongo.guards import ALL_GUARDS, Guards
-from angarium.storage.mongo.heads import Heads, Marks
+from angarium.storage.mongo.heads import Heads
 from angarium.storage.mongo.inserts import Attempt, insert
 from angarium.storage.mongo.link import Link
+from angarium.storage.mongo.marks import Marks
 from angarium.storage.mongo.placing import Earlier, Known, Place, Run, odd_devices, plan, settle
 from angarium.storage.mongo.turns import Ids
 

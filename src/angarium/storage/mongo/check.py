@@ -1,15 +1,18 @@
 """Look for damage in a MongoDB store: what `care.check` looks for, and marked heads."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 
+from angarium.ids import ConversationId
 from angarium.limits import MONGO_MIGRATE_CALL_S
 from angarium.storage.chunks import chunk_digest
 from angarium.storage.mongo.blobs import chunk_id
 from angarium.storage.mongo.link import Document, Link
+from angarium.storage.mongo.marks import noted_heads
 from angarium.storage.mongo.schema import check_version
 from angarium.storage.report import PROBLEMS_MAX, Report
 
+_Heads = Mapping[ConversationId, int]
 _PAGE = 1000
 _SHOWN = {"c": 1, "seq": 1, "dev": 1, "cs": 1}
 
@@ -24,7 +27,8 @@ async def check(uri: str, *, database: str = "angarium") -> Report:
     try:
         await check_version(link)
         problems: list[str] = []
-        messages = await _check_messages(link, problems)
+        noted = await noted_heads(link)
+        messages = await _check_messages(link, noted, problems)
         blobs, orphans = await _check_chunks(link, problems)
         conversations = await link.call(lambda: link["conversations"].count_documents({}))
         return Report(conversations, messages, blobs, tuple(problems), tuple(orphans))
@@ -60,7 +64,7 @@ class _Log:
         return "" if told else problem
 
 
-async def _check_messages(link: Link, problems: list[str]) -> int:
+async def _check_messages(link: Link, noted: _Heads, problems: list[str]) -> int:
     """How many there are."""
     total = marked = 0
     log = _Log("")
@@ -70,13 +74,13 @@ async def _check_messages(link: Link, problems: list[str]) -> int:
             ended.append(log)
             log = _Log(d["c"])
             if len(ended) > _PAGE:
-                marked += await _check_heads(link, ended, problems)
+                marked += await _check_heads(link, noted, ended, problems)
                 ended = []
         total += 1
         problem = log.take(d)
         if problem and len(problems) < PROBLEMS_MAX:
             problems.append(problem)
-    marked += await _check_heads(link, [*ended, log], problems)
+    marked += await _check_heads(link, noted, [*ended, log], problems)
     named = await link.call(lambda: link["conversations"].count_documents({"head": {"$gt": 0}}))
     if named > marked:
         problems.append(f"{named - marked} conversations have lost all their messages")
@@ -100,14 +104,14 @@ async def _messages(link: Link) -> AsyncIterator[Document]:
         name, last = page[-1]["c"], page[-1]["seq"]
 
 
-async def _check_heads(link: Link, logs: list[_Log], problems: list[str]) -> int:
+async def _check_heads(link: Link, noted: _Heads, logs: list[_Log], problems: list[str]) -> int:
     """A mark may be behind the newest message, by what was never acknowledged, but not ahead.
 
     Returns how many of these conversations have a mark.
     """
     names = [log.name for log in logs if log.count]
     found = await link.list("conversations", {"_id": {"$in": names}}, {"head": 1})
-    heads = {each["_id"]: each["head"] for each in found}
+    heads = {each["_id"]: max(each["head"], noted.get(each["_id"], 0)) for each in found}
     for log in logs:
         if log.count and len(problems) < PROBLEMS_MAX:
             if log.name not in heads:
@@ -117,7 +121,7 @@ async def _check_heads(link: Link, logs: list[_Log], problems: list[str]) -> int
                     f"conversation {log.name}: the head is {heads[log.name]}, the newest"
                     f" message {log.last}"
                 )
-    return sum(head > 0 for head in heads.values())
+    return sum(each["head"] > 0 for each in found)
 
 
 async def _check_chunks(link: Link, problems: list[str]) -> tuple[int, list[str]]:

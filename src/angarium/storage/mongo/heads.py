@@ -1,22 +1,15 @@
-"""Heads: what is known of each conversation, and the mark each conversation's document keeps.
-
-A conversation's document names a head that every acknowledged message is covered by: an append
-is acknowledged only after the mark was raised. So the heads of many conversations are one
-query, and the newest message is found from the mark on, not from the beginning.
-"""
+"""Heads: what is known of each conversation, asked of a majority and remembered."""
 
 import asyncio
 from collections import OrderedDict
 from collections.abc import Iterable
 
-from pymongo import UpdateOne
-
-from angarium.errors import AngariumError
 from angarium.ids import ConversationId, DeviceId, MessageKey
 from angarium.limits import MONGO_NEWER_MAX, STORE_CONVERSATIONS_CACHED
 from angarium.model.conversation import Head
 from angarium.model.message import StoredMessage
 from angarium.storage.mongo.link import Document, Link
+from angarium.storage.mongo.marks import noted_heads
 from angarium.storage.mongo.placing import Earlier, Known
 from angarium.storage.mongo.turns import Ring
 
@@ -118,13 +111,20 @@ class Heads:
         return {(device, d["key"]): _earlier(d) for d in documents}
 
     async def list(self, names: Iterable[ConversationId]) -> dict[ConversationId, Head]:
-        """The marked heads, in one query."""
+        """The heads that cover every acknowledged message, in two queries, whatever the number.
+
+        The journals first: what is raised meanwhile is then found in the marks.
+        """
+        noted = await noted_heads(self._link)
         documents = await self._link.list(
             "conversations",
             {"_id": {"$in": list(set(names))}},
             {"epoch": 1, "head": 1, "floor": 1},
         )
-        return {d["_id"]: Head(d["epoch"], d["head"], d["floor"]) for d in documents}
+        return {
+            d["_id"]: Head(d["epoch"], max(d["head"], noted.get(d["_id"], 0)), d["floor"])
+            for d in documents
+        }
 
     async def _newest(self, place: dict[str, str], field: str, above: int) -> int:
         documents = await self._link.list(
@@ -136,47 +136,3 @@ class Heads:
 
 def _earlier(d: Document) -> Earlier:
     return Earlier(d["_id"], d["seq"], d["cs"], d["hash"], d["at"], d["purged_ms"])
-
-
-class Marks:
-    """Raises the heads that conversations name. One write in flight; what arrives joins the
-    next, so a busy conversation costs few of them."""
-
-    def __init__(self, link: Link) -> None:
-        self._link = link
-        self._waiting: dict[ConversationId, int] = {}
-        self._next: asyncio.Task[AngariumError | None] | None = None
-        self._turn = asyncio.Lock()
-        self._tasks: set[asyncio.Task[AngariumError | None]] = set()
-
-    async def cover(self, conversation: ConversationId, sequence: int) -> None:
-        """Returns once the document's head is at least `sequence`. Raises Unavailable."""
-        self._waiting[conversation] = max(self._waiting.get(conversation, 0), sequence)
-        if self._next is None:
-            self._next = asyncio.create_task(self._write(), name="store heads")
-            self._tasks.add(self._next)
-            self._next.add_done_callback(self._tasks.discard)
-        error = await asyncio.shield(self._next)
-        if error is not None:
-            raise error
-
-    async def close(self) -> None:
-        """Finish what was begun."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
-
-    async def _write(self) -> AngariumError | None:
-        async with self._turn:
-            self._next, heads, self._waiting = None, self._waiting, {}
-            changes = [
-                UpdateOne({"_id": name}, {"$max": {"head": head}})
-                for name, head in heads.items()
-            ]
-            conversations = self._link["conversations"]
-            try:
-                await self._link.call(
-                    lambda: conversations.bulk_write(changes, ordered=False), bounded=False
-                )
-            except AngariumError as error:
-                return error
-            return None

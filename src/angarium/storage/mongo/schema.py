@@ -42,6 +42,7 @@ SHARD_KEYS: Mapping[str, tuple[str, ...]] = {
     "blobs": ("_id",),
     "blob_owners": ("_id",),
     "blob_chunks": ("blob",),
+    "journals": ("_id",),
     "meta": ("_id",),
 }
 

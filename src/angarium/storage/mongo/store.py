@@ -14,12 +14,13 @@ from angarium.storage.mongo.blobs import MongoBlobs
 from angarium.storage.mongo.conversations import MongoConversations, MongoReceipts
 from angarium.storage.mongo.directory import MongoDirectory
 from angarium.storage.mongo.guards import ALL_GUARDS, Guards
-from angarium.storage.mongo.heads import Heads, Marks
+from angarium.storage.mongo.heads import Heads
 from angarium.storage.mongo.ids import Numbers
 from angarium.storage.mongo.inbox import MongoAudit, MongoCommands, MongoWebhooks
 from angarium.storage.mongo.leases import MongoLeases
 from angarium.storage.mongo.link import Link
 from angarium.storage.mongo.log import MongoLog
+from angarium.storage.mongo.marks import Marks, fold_journals
 from angarium.storage.mongo.room import Room
 from angarium.storage.mongo.schema import check_version, demand_whole, upgrade, version_of
 from angarium.storage.mongo.server_clock import ServerClock
@@ -37,7 +38,7 @@ class MongoStore:
     ) -> None:
         self._link, self.clock, self._guards = link, clock, guards
         ids = Ids()
-        self._heads, self._marks = Heads(link, ids.name), Marks(link)
+        self._heads, self._marks = Heads(link, ids.name), Marks(link, str(ObjectId()))
         self._appends = Appends(link, clock, self._heads, self._marks, ids, guards)
         self._name = str(ObjectId())
         self._closed = False
@@ -141,6 +142,7 @@ async def open_mongo(
         if server_time:
             clock = ServerClock(link, clock)
             await clock.measure()
+        await fold_journals(link)
     except BaseException:
         await link.close()
         raise
