@@ -1,5 +1,6 @@
-"""Stateful: send, retry, acknowledge, drop, resume and purge over the relay equal a list.
+"""Row 15. Stateful: send, retry, acknowledge, drop, resume and purge equal a list.
 
+Two nodes serve one store, each through caches of its own; a device resumes at either.
 What a device has acknowledged it keeps; what came and was not acknowledged is lost with its
 connection and must come again.
 """
@@ -27,6 +28,7 @@ from tests.service.messaging.relay import (
 
 from angarium.clock import ManualClock
 from angarium.ids import DeviceId, UserId
+from angarium.messaging.engine import MemoryEngine
 from angarium.protocol.frames import Ack, Msg, Ok, Sealed, Send
 from angarium.storage.sqlite.store import open_sqlite
 from angarium.testing.simulation.loop import VirtualLoop
@@ -34,6 +36,7 @@ from angarium.testing.simulation.loop import VirtualLoop
 T = TypeVar("T")
 OWNERS: dict[DeviceId, UserId] = {ANN1: ANN, BOB1: BOB, BOB2: BOB}
 device = st.sampled_from(sorted(OWNERS))
+node = st.sampled_from(range(2))
 
 
 @dataclass
@@ -76,6 +79,16 @@ class RelayEqualsModel(RuleBasedStateMachine):
             await relay.enrol(BOB, BOB1, BOB2)
             await relay.converse()
             await relay.node()
+            self.second, other = await store.second(), MemoryEngine()
+            there = self.second.store
+            await relay.node(
+                engine=other,
+                log=there.log,
+                conversations=there.conversations,
+                receipts=there.receipts,
+                directory=there.directory,
+            )
+            self.engines = [relay.engine, other]
             return relay
 
         self.relay = self.do(work())
@@ -84,6 +97,7 @@ class RelayEqualsModel(RuleBasedStateMachine):
         async def work() -> None:
             for node in self.relay.nodes:
                 await node.stop()
+            await self.second.close()
             await self.relay.sqlite.close()
 
         if hasattr(self, "relay"):
@@ -99,11 +113,12 @@ class RelayEqualsModel(RuleBasedStateMachine):
         (ok,) = [frame for frame in link.of(Ok) if frame.id == send.id]
         return ok
 
-    @rule(who=device)
-    def connect(self, who: DeviceId) -> None:
+    @rule(who=device, at=node)
+    def connect(self, who: DeviceId, at: int) -> None:
         client = self.clients[who]
         if client.link is None:
             cursors = {TALK: (client.kept[-1].e, client.cursor)} if client.kept else {}
+            self.relay.engine = self.engines[at]
             client.link = self.do(self.relay.connect(OWNERS[who], who, cursors=cursors))
 
     @rule(who=device)

@@ -1,4 +1,4 @@
-"""Stateful: whatever is sent, retried, dropped, resumed and purged, the log equals a dict.
+"""Row 15. Stateful: whatever is sent, retried, dropped, resumed, purged, the log equals a dict.
 
 Two store objects over one database stand for two nodes with caches of their own; devices read
 from their cursors as a resumed connection does.
