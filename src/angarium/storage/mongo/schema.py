@@ -21,6 +21,7 @@ from angarium.limits import (
 )
 from angarium.storage.mongo.guards import ALL_GUARDS, Guards
 from angarium.storage.mongo.link import Document, Link
+from angarium.storage.mongo.sharding import shard
 
 SCHEMA_VERSION = 1
 
@@ -198,13 +199,14 @@ async def demand_whole(link: Link) -> None:
 async def upgrade(link: Link, guards: Guards = ALL_GUARDS) -> tuple[int, int]:
     """Create what is missing; returns the versions before and after. Safe to repeat, and safe
     from several nodes at once. Raises SchemaMismatch when the store is newer or an index of
-    ours exists with other options."""
+    ours exists with other options, or a collection is sharded by another key."""
     before = await version_of(link)
     if before > SCHEMA_VERSION:
         await check_version(link)
     there = set(await link.call(link.database.list_collection_names))
     for name in SHARD_KEYS:
         await _prepare(link, name, indexes_of(name, guards), exists=name in there)
+    await shard(link, SHARD_KEYS)
     # Last: a store that names the version has all of it.
     await link.call(
         lambda: link["meta"].update_one(
