@@ -366,6 +366,32 @@ def test_a_purged_key_is_a_duplicate_while_its_tombstone_lives_then_expired(
     with_store(scenario)
 
 
+@pytest.mark.parametrize("hours", [23, 25, 7 * 24])
+@pytest.mark.parametrize("purged", [False, True], ids=["kept", "purged"])
+def test_a_retry_much_later_never_makes_a_second_copy(
+    with_store: Any, hours: int, purged: bool
+) -> None:
+    """Row 13 of the matrix: the key of a message lives with the message, not for a day."""
+
+    async def scenario(opened: Any) -> None:
+        await converse(opened)
+        first = await opened.store.log.append([message(1), message(2)])
+        opened.clock.advance(hours * 1800)
+        if purged:
+            assert await opened.other.log.purge(CONVERSATION, 2) == 2
+        opened.clock.advance(hours * 1800)
+        for node in (opened.store, opened.other):
+            again = await node.log.append([message(1), message(2)])
+            assert [(r.sequence, r.duplicate) for r in again] == [(1, True), (2, True)]
+            assert [r.accepted_ms for r in again] == [r.accepted_ms for r in first]
+            with_other_content = await node.log.append([message(2, text=b"other")])
+            assert errors(with_other_content) == [KeyReused]
+        assert (await opened.store.log.heads([CONVERSATION]))[CONVERSATION].sequence == 2
+        assert sequences(await opened.other.log.append([message(3)])) == [3]
+
+    with_store(scenario)
+
+
 def test_purging_an_unknown_conversation_is_not_found(with_store: Any) -> None:
     async def scenario(opened: Any) -> None:
         with pytest.raises(NotFound):
