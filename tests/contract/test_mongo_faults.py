@@ -30,7 +30,7 @@ from angarium.storage.contract import Delivery, PutDelivery, PutRecord, PutTurn,
 from angarium.storage.mongo.store import open_mongo
 from angarium.testing.mongo import MongoServer, find_server
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.slow
 
 TURN: Any = Turn("c", 1, "AGENT", "offered", b"body")  # type: ignore[arg-type]
 DELIVERY: Any = Delivery("d", "twilio", "@c:x", 1, "pending", b"body")  # type: ignore[arg-type]
@@ -162,6 +162,7 @@ def test_a_message_whose_head_was_never_marked_is_counted_by_the_next_writer(
     with_mongo(scenario)
 
 
+@pytest.mark.cluster
 def test_a_store_that_is_gone_is_unavailable_in_time_and_comes_back(tmp_path: Path) -> None:
     if find_server() is None:
         pytest.skip("this test kills its server: install SecantusDB")
@@ -406,6 +407,7 @@ def test_twenty_senders_over_three_nodes_all_come_through_in_one_conversation(
     with_mongo(scenario)
 
 
+@pytest.mark.cluster
 def test_what_was_acknowledged_outlives_a_crash_of_the_server(tmp_path: Path) -> None:
     if find_server() is None:
         pytest.skip("this test kills its server: install SecantusDB")
