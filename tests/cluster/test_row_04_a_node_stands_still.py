@@ -15,7 +15,7 @@ from angarium.testing.cluster import Cluster
 from angarium.testing.load import Load
 
 from .sizes import Size, sizes
-from .town import Town, town
+from .town import PAUSE_S, Town, town
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
@@ -65,7 +65,7 @@ async def write_from_a_phone(place: Town, said: list[str], stop: asyncio.Event) 
     while not stop.is_set():
         said.append(f"p{len(said)}")
         await place.phones.say(said[-1], NUMBER)
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(PAUSE_S)
 
 
 async def answered(place: Town, said: list[str]) -> list[str]:
@@ -78,7 +78,7 @@ async def answered(place: Town, said: list[str]) -> list[str]:
     return [shown.body.splitlines()[-1] for shown in place.phones.on_phone(NUMBER)]
 
 
-@sizes(short=Size(20, 20, 1, settle_s=30), whole=Size(200, 300, 20))
+@sizes(short=Size(20, 20, 1, settle_s=30), whole=Size(200, 100, 20))
 def test_a_node_that_stood_still_with_the_leases_does_nothing_twice(
     cluster: Callable[..., Cluster], tmp_path: Path, record: Callable[..., None], size: Size
 ) -> None:

@@ -17,6 +17,7 @@ from angarium.testing.redis_server import quiet_port
 ACCOUNT, AUTH_TOKEN, OUR_NUMBER = "AC" + "5" * 32, "5" * 32, "whatsapp:+15550006060"
 ANSWERED_S = 60.0
 SAMPLE_S = 0.01
+PAUSE_S = 0.4
 ECHO = """
 from angarium import Agent
 
@@ -67,23 +68,28 @@ class Person:
             self.states.add(self.client.endpoint._desk.machine.state)
             await asyncio.sleep(SAMPLE_S)
 
-    async def write(self, text: str = "") -> None:
+    async def write(self) -> None:
         """One message, until it is stored."""
-        self.said.append(text or f"m{len(self.said)}")
+        self.said.append(f"m{len(self.said)}")
         assert isinstance(await self.agent.send(self.said[-1]), Delivered)
 
     async def write_until(self, stop: asyncio.Event) -> None:
+        """No faster than the agent answers, so that little waits at the end."""
         while not stop.is_set():
             await self.write()
+            await asyncio.sleep(PAUSE_S)
 
     async def answers(self) -> list[str]:
-        """What the agent said, once it has said as much as was asked; one more would show."""
+        """What the agent said, once it has said as much as was asked, or no more comes."""
         texts: list[str] = []
-        async with asyncio.timeout(ANSWERED_S):
-            async for message in self.agent.messages():
-                texts += [] if message.own else [message.text]
-                if len(texts) >= len(self.said):
-                    break
+        try:
+            async with asyncio.timeout(ANSWERED_S):
+                async for message in self.agent.messages():
+                    texts += [] if message.own else [message.text]
+                    if len(texts) >= len(self.said):
+                        break
+        except TimeoutError:
+            pass  # What is missing shows.
         return texts
 
     async def sequences(self) -> list[int]:
