@@ -49,6 +49,8 @@ SEND_BUFFER_BYTES_CUT = 16 * 1024 * 1024  # Unsent bytes above it: closed 4008 a
 # Hellos worked on at once, and waiting. Over it: close 4013 with after_ms.
 HELLOS_AT_ONCE = 64
 HELLOS_WAITING = 1024
+HELLOS_WAIT_S = 5.0  # Nor does one wait longer, as batches go now: clients wait HELLO_WAIT_S.
+HELLOS_AFTER_S = 2.0  # Who is sent away comes again then, or later.
 
 # Heads are compared so that a lost last doorbell is found (seconds).
 HEAD_CHECK_BUS_S = 5.0  # Own doorbells are rung again.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from angarium.clock import Clock
 from angarium.errors import AngariumError, Forbidden, Unauthenticated, Unavailable
 from angarium.ids import ConversationId, DeviceId, UserId
-from angarium.limits import HELLOS_AT_ONCE, HELLOS_WAITING
+from angarium.limits import HELLOS_AFTER_S, HELLOS_AT_ONCE, HELLOS_WAIT_S, HELLOS_WAITING
 from angarium.messaging.connection import Authenticated, Connection
 from angarium.messaging.conversations import DeviceLists
 from angarium.messaging.delivery import Delivery
@@ -26,7 +26,8 @@ Authenticate = Callable[[str, DeviceId], Authenticated]
 
 
 class Greeter:
-    """Admits up to HELLOS_AT_ONCE at a time; more than HELLOS_WAITING are sent away (4013)."""
+    """Admits up to HELLOS_AT_ONCE at a time. More than HELLOS_WAITING, and those whose turn
+    would not come within HELLOS_WAIT_S, are sent away (4013) and told when to come again."""
 
     def __init__(
         self,
@@ -46,14 +47,26 @@ class Greeter:
         self._authenticate, self._node_id, self._welcomed = authenticate, node_id, welcomed
         self._waiting: deque[Connection] = deque()
         self._wake = asyncio.Event()
+        self._batch_s = 0.0  # What the last batch took.
+        self._began_s: float | None = None  # When the one under way began.
 
     def admit(self, connection: Connection) -> None:
         """Work on this hello in its turn."""
-        if len(self._waiting) >= HELLOS_WAITING:
-            self._hub.refuse(connection, Unavailable("too many connect at once", 2000))
+        waits_s = self._waits_s()
+        slow = bool(self._waiting) and waits_s > HELLOS_WAIT_S
+        if slow or len(self._waiting) >= HELLOS_WAITING:
+            after_ms = round(1000 * max(HELLOS_AFTER_S, waits_s))
+            self._hub.refuse(connection, Unavailable("too many connect at once", after_ms))
             return
         self._waiting.append(connection)
         self._wake.set()
+
+    def _waits_s(self) -> float:
+        """How long a hello that comes now would wait for its welcome."""
+        batch_s = self._batch_s
+        if self._began_s is not None:
+            batch_s = max(batch_s, self._clock.monotonic_s() - self._began_s)
+        return batch_s * (1 + len(self._waiting) // HELLOS_AT_ONCE)
 
     async def run(self) -> None:
         """Greet batch after batch, for ever."""
@@ -63,7 +76,10 @@ class Greeter:
             while self._waiting:
                 count = min(len(self._waiting), HELLOS_AT_ONCE)
                 batch = [self._waiting.popleft() for _ in range(count)]
+                self._began_s = self._clock.monotonic_s()
                 await self._greet([each for each in batch if is_greeting(each)])
+                self._batch_s = self._clock.monotonic_s() - self._began_s
+                self._began_s = None
 
     async def _greet(self, batch: list[Connection]) -> None:
         try:
