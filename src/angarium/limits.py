@@ -179,6 +179,9 @@ LIMITER_BUCKETS_MAX = 50_000  # The bucket unused longest is forgotten; its owne
 REQUEST_BYTES_MAX = 1024 * 1024
 API_REQUESTS_PER_MINUTE = 600  # Per principal; slowed, then RateLimited. Services are exempt.
 USERS_PER_QUERY_MAX = 256  # Of keys/query and devices of keys/claim. Over it: Malformed.
+OPEN_FILES_MAX = (
+    1_048_576  # Of a node, where the system allows it: connections above are refused.
+)
 HTTP_CONNECTIONS_MAX = 2048  # More are answered 503 by the server.
 HTTP_STOP_WAIT_S = 10.0  # Requests still running then are cut off.
 HEALTH_CHECK_WAIT_S = 2.0  # A check that takes longer has failed.

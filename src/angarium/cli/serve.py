@@ -14,7 +14,7 @@ import uvloop
 from angarium.config import Settings, unknown_variables
 from angarium.errors import AngariumError
 from angarium.node import Node
-from angarium.server.runtime import tune_gc
+from angarium.server.runtime import allow_open_files, tune_gc
 from angarium.telemetry.log import configure_logging, get_logger
 
 ANNOUNCEMENT = "node.json"
@@ -28,6 +28,7 @@ def serve(settings: Settings, services: set[str], *, self_check: bool = False) -
     configure_logging(level, settings.log_format)
     for variable, meant in unknown_variables(os.environ).items():
         log.warning("settings.unknown", variable=variable, meant=meant)
+    allow_open_files()
     return uvloop.run(_serve(settings, services, self_check))
 
 

@@ -1,12 +1,14 @@
 """What a long-lived process asks of the interpreter."""
 
 import gc
+import resource
 import weakref
 from collections.abc import Iterator
 
 import pytest
 
-from angarium.server.runtime import tune_gc
+from angarium.limits import OPEN_FILES_MAX
+from angarium.server.runtime import allow_open_files, tune_gc
 
 
 @pytest.fixture(autouse=True)
@@ -36,3 +38,14 @@ def test_cyclic_garbage_is_still_found() -> None:
     assert gc.isenabled()
     gc.collect()
     assert known() is None
+
+
+def test_a_node_may_open_as_many_files_as_the_system_lets_it() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+        allowed = allow_open_files()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (allowed, before[1])
+        assert allowed in (before[1], OPEN_FILES_MAX)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
