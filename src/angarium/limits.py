@@ -73,6 +73,9 @@ APPEND_BATCH_MESSAGES = 512
 APPEND_QUEUE_MESSAGES = 8192
 APPEND_BATCH_BYTES = 8 * 1024 * 1024
 APPEND_QUEUE_BYTES = 64 * 1024 * 1024  # Ciphertext waiting to be stored. Over it: Busy.
+SENDS_HELD_BYTES_MAX = (
+    64 * 1024 * 1024
+)  # Slowed down, or waiting for who takes part: then Busy.
 APPEND_ATTEMPTS = 16  # Lost races for a sequence, then Unavailable.
 
 PARTICIPANTS_MAX = 64  # Of a conversation. Over it: Refused.

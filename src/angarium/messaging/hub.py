@@ -100,7 +100,6 @@ class Hub:
         found.machine.hang_up(0, "")
         self._dirty.pop(found, None)
         self._unsent.pop(found, None)
-        found.parked.clear()
         of_user = self._by_user.get(found.user)
         if of_user is not None and found in of_user:
             del of_user[found]

@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Callable
 
 from angarium.clock import Clock
-from angarium.errors import AngariumError, Forbidden, RateLimited
+from angarium.errors import AngariumError, Busy, Forbidden, RateLimited
 from angarium.ids import ConversationId, DeviceId, MessageKey, UserId
-from angarium.limits import ROSTER_RECHECK_S
+from angarium.limits import ROSTER_RECHECK_S, SENDS_HELD_BYTES_MAX
 from angarium.messaging.append import Appender, Pending
 from angarium.messaging.connection import Connection
 from angarium.messaging.conversations import Answer, Roster, Rosters
@@ -23,7 +23,8 @@ class Sending:
     """Sends of one connection keep their order through every wait on the way.
 
     A list of devices that does not fit what this node knows is not refused at once: the
-    directory is asked first, unless that was done a moment ago.
+    directory is asked first, unless that was done a moment ago. What waits holds at most
+    SENDS_HELD_BYTES_MAX of this node's memory; more is Busy.
     """
 
     def __init__(
@@ -39,24 +40,32 @@ class Sending:
         self._hub, self._rosters, self._appender = hub, rosters, appender
         self._clock, self._figures, self._limiter = clock, figures, limiter
         self._waiting: dict[str, list[tuple[Connection, Send]]] = {}
+        self._held_bytes = 0
 
     def send(self, connection: Connection, send: Send) -> None:
         """Queue the message for the log, or answer why not."""
         if connection.parked:
-            connection.parked.append(send)
+            if self._hold(connection, send):
+                connection.parked.append(send)
             return
         slow_s = self._ask_limiter(connection, send)
         if slow_s is None:
             return
-        if slow_s > 0:
+        if not slow_s:
+            self._check(connection, send)
+        elif self._hold(connection, send):
             connection.parked.append(send)
             asyncio.get_running_loop().call_later(slow_s, self._unpark, connection)
-            return
-        self._check(connection, send)
+
+    def gone(self, connection: Connection) -> None:
+        """The connection ended: what it had parked is dropped, its client sends it again."""
+        while connection.parked:
+            self._release(connection.parked.popleft())
 
     def loaded(self, c: ConversationId, answer: Answer) -> None:
         """A roster was read: go on with what waited for it."""
         for connection, send in self._waiting.pop(c, ()):
+            self._release(send)
             if not isinstance(answer, Roster):
                 self._reject(connection, send, answer)
             elif error := answer.check(connection.user, connection.device, names(send)):
@@ -81,21 +90,35 @@ class Sending:
         parked = connection.parked
         if not parked or connection.machine.state is State.CLOSED:
             return
-        self._check(connection, parked.popleft())
+        self._check(connection, self._release(parked.popleft()))
         while parked:
             slow_s = self._ask_limiter(connection, parked[0])
             if slow_s is None:
-                parked.popleft()
+                self._release(parked.popleft())
             elif slow_s > 0:
                 asyncio.get_running_loop().call_later(slow_s, self._unpark, connection)
                 return
             else:
-                self._check(connection, parked.popleft())
+                self._check(connection, self._release(parked.popleft()))
+
+    def _hold(self, connection: Connection, send: Send) -> bool:
+        """Whether there is room to let it wait; if not it is refused."""
+        size_bytes = weight_bytes(send)
+        if self._held_bytes + size_bytes > SENDS_HELD_BYTES_MAX:
+            self._reject(connection, send, Busy("too many messages wait", 250))
+            return False
+        self._held_bytes += size_bytes
+        return True
+
+    def _release(self, send: Send) -> Send:
+        self._held_bytes -= weight_bytes(send)
+        return send
 
     def _check(self, connection: Connection, send: Send) -> None:
         waiting = self._waiting.get(send.c)
         if waiting is not None:
-            waiting.append((connection, send))
+            if self._hold(connection, send):
+                waiting.append((connection, send))
             return
         c = ConversationId(send.c)
         roster = self._rosters.find(c)
@@ -104,7 +127,7 @@ class Sending:
             self._offer(connection, send)
         elif error and self._is_young(roster) and not isinstance(error, Forbidden):
             self._reject(connection, send, error)
-        else:
+        elif self._hold(connection, send):
             self._waiting[send.c] = [(connection, send)]
             self._rosters.want(c)
 
@@ -114,11 +137,7 @@ class Sending:
         )
 
     def _offer(self, connection: Connection, send: Send) -> None:
-        to: dict[DeviceId, bytes] = {}
-        weight_bytes = 0
-        for sealed in send.to:
-            to[DeviceId(sealed.dev)] = sealed.ct
-            weight_bytes += len(sealed.ct)
+        to = {DeviceId(sealed.dev): sealed.ct for sealed in send.to}
         message = NewMessage(
             ConversationId(send.c),
             connection.user,
@@ -130,7 +149,7 @@ class Sending:
             self._clock.now_ms(),
         )
         try:
-            self._appender.offer(Pending(connection, send, message, weight_bytes))
+            self._appender.offer(Pending(connection, send, message, weight_bytes(send)))
         except AngariumError as error:
             self._reject(connection, send, error)
 
@@ -142,3 +161,8 @@ class Sending:
 def names(send: Send) -> list[str]:
     """The devices a send is for."""
     return [sealed.dev for sealed in send.to]
+
+
+def weight_bytes(send: Send) -> int:
+    """What it weighs in memory, ciphertexts above all."""
+    return sum(len(sealed.ct) for sealed in send.to)

@@ -267,6 +267,7 @@ class Messaging:
             self._hub.perform(connection, connection.machine.go_away(0.0, left_s))
 
     def _gone(self, connection: Connection) -> None:
+        self._sending.gone(connection)
         self._displacement.went(connection)
         self._roll.went(connection)
         self._delivery.gone(connection)

@@ -1,12 +1,15 @@
 """One client that means ill, or a defect met while serving one, costs the others nothing."""
 
+import asyncio
 from collections.abc import Sequence
 
 import msgspec
+import pytest
 
 from angarium.errors import Unauthenticated
 from angarium.ids import ConversationId, DeviceId, UserId
 from angarium.limits import EVENTS_BURST_S, EVENTS_PER_S, SEND_BUFFER_BYTES_CUT
+from angarium.messaging import sending
 from angarium.messaging.connection import Authenticated
 from angarium.model.conversation import Head
 from angarium.model.message import StoredMessage
@@ -231,3 +234,30 @@ def test_a_device_that_was_being_caught_up_goes_on_after_a_defect_of_the_store()
         assert bob.sequences() == [1, 2, 3]
 
     on_relay(scenario)
+
+
+@pytest.mark.parametrize("why", ["slowed down", "of an unknown conversation"])
+def test_sends_that_wait_hold_no_more_memory_than_is_meant_for_them(
+    monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    monkeypatch.setattr(sending, "SENDS_HELD_BYTES_MAX", 250)
+    slow = why == "slowed down"
+
+    async def scenario(relay: Relay) -> None:
+        ann = await relay.connect(ANN, ANN1)
+        conversations = [TALK] * 4 if slow else [f"unknown{n}" for n in range(4)]
+        sends = [
+            send(1 + n if slow else 1, BOB1, c=c, request=1 + n, ct=b"x" * 100)
+            for n, c in enumerate(conversations)
+        ]
+        ann.link.send(ann.codec.encode(sends))
+        await settle(3)
+        assert [err.id for err in ann.of(Err) if err.code == "busy"] == [3, 4]
+
+        await asyncio.sleep(5.0)
+        assert len(ann.of(Ok)) == (2 if slow else 0)
+        ann.link.send(ann.codec.encode(sends[2:]))  # There is room again.
+        await asyncio.sleep(5.0)
+        assert [err.code for err in ann.of(Err)].count("busy") == 2
+
+    on_relay(scenario, limiter=lambda user: 1.0 if slow else 0.0)
