@@ -19,7 +19,9 @@ import pytest
 from angarium.testing.cluster import Cluster
 from angarium.testing.load import Load
 
-pytestmark = [pytest.mark.slow, pytest.mark.process, pytest.mark.cluster]
+pytestmark = [
+    pytest.mark.slow, pytest.mark.process, pytest.mark.cluster, pytest.mark.timeout(600),
+]  # fmt: skip
 Make = Callable[..., Cluster]
 
 

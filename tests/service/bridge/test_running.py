@@ -3,7 +3,9 @@
 import asyncio
 from typing import Any
 
+from angarium.bridge.bridge import LOOK_EVERY_S
 from angarium.errors import LeaseTaken
+from angarium.testing.simulation.loop import VirtualLoop, run
 
 
 async def reached(condition: Any, ticks_max: int = 20_000) -> None:
@@ -42,6 +44,26 @@ def test_it_runs_by_itself_and_stops_cleanly(make_world: Any) -> None:
             assert len(world.phones.on_phone()) == 2
 
     asyncio.run(scenario())
+
+
+def test_a_webhook_that_another_process_stored_is_worked_within_a_second(
+    make_world: Any,
+) -> None:
+    """Whichever bridge the provider reaches, standing by or not, stores it; no bus tells."""
+
+    async def scenario(_: VirtualLoop) -> None:
+        async with make_world() as world:
+            await world.bridge.close()
+            world.bridge = world.new_bridge()
+            running = asyncio.create_task(world.bridge.run())
+            await asyncio.sleep(3.3 * LOOK_EVERY_S)
+            await world.phones.say("hello")
+            await asyncio.sleep(1.0)
+            assert world.relay.texts() == ["hello"]
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+    run(None, scenario)
 
 
 def test_only_one_works_and_the_next_takes_over_when_it_stops(make_world: Any) -> None:
