@@ -146,4 +146,4 @@ def test_marks_are_raised_by_themselves_and_when_a_store_is_closed(with_mongo: A
         assert [await marked(one, OTHER), await journals(one)] == [1, 0]
 
     with_mongo(scenario)
-    assert MONGO_MARKS_EVERY_S < 5
+    assert MONGO_MARKS_EVERY_S <= 5
