@@ -1,7 +1,11 @@
-"""A network that delivers a request long after its sender gave it up."""
+"""For tests of a MongoDB in trouble; above all a network that delivers a request long after its
+sender gave it up."""
 
 import asyncio
 import contextlib
+import gc
+import warnings
+from collections.abc import Coroutine
 from typing import Any
 
 from pymongo.asynchronous.uri_parser import parse_uri
@@ -11,6 +15,15 @@ async def as_single_server(uri: str) -> tuple[str, int] | None:
     """The place of a MongoDB that is one server; None when it is several."""
     places = (await parse_uri(uri, 27017))["nodelist"]
     return places[0] if len(places) == 1 and not uri.startswith("mongodb+srv") else None
+
+
+def run_and_collect(scenario: Coroutine[Any, Any, None]) -> None:
+    """A connection that the driver was opening when it was closed stays with the collector:
+    here, where that is no failure of a later test."""
+    asyncio.run(scenario)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 class LatePost:

@@ -1,11 +1,9 @@
 """What the shared suite cannot ask: lost answers, new primaries, torn steps, zombies."""
 
 import asyncio
-import gc
 import os
 import random
-import warnings
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +28,8 @@ from angarium.storage.contract import Delivery, PutDelivery, PutRecord, PutTurn,
 from angarium.storage.mongo.store import open_mongo
 from angarium.testing.mongo import MongoServer, find_server
 
+from .late import run_and_collect
+
 pytestmark = pytest.mark.slow
 
 TURN: Any = Turn("c", 1, "AGENT", "offered", b"body")  # type: ignore[arg-type]
@@ -46,15 +46,6 @@ async def converse(opened: Any, *names: str) -> None:
     person: Any = Participant("@a:x", "person")  # type: ignore[arg-type]
     for name in names or ("c",):
         await opened.store.conversations.create(name, [person], 0)
-
-
-def run_and_collect(scenario: Coroutine[Any, Any, None]) -> None:
-    """A connection that the driver was opening when it was closed stays with the collector:
-    here, where that is no failure of a later test."""
-    asyncio.run(scenario)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
 
 
 @pytest.fixture

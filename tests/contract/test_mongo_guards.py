@@ -20,6 +20,8 @@ from angarium.storage.mongo.guards import ALL_GUARDS, Guards
 from angarium.storage.mongo.store import open_mongo
 from angarium.testing.mongo import MongoServer, find_server
 
+from .late import run_and_collect
+
 C = ConversationId("c")
 
 
@@ -151,7 +153,7 @@ def test_only_with_its_majority_the_store_keeps_what_it_acknowledged(
         pytest.skip("this test kills its server: install SecantusDB")
     guards = replace(ALL_GUARDS, majority=majority)
 
-    async def lost_by_a_crash(server: MongoServer, name: str) -> int:
+    async def lost_by_a_crash(server: MongoServer, name: str, lost: list[int]) -> None:
         opened = await open_mongo(server.uri, ManualClock(), database=name, guards=guards)
         person = Participant(UserId("@a:x"), "person")
         await opened.store.conversations.create(C, [person], 0)
@@ -166,11 +168,13 @@ def test_only_with_its_majority_the_store_keeps_what_it_acknowledged(
         again = await open_mongo(server.uri, ManualClock(), database=name)
         read = await again.store.log.read(C, DeviceId("R"), 1, 10_000, 10_000)
         await again.close()
-        return acknowledged - len(read)
+        lost.append(acknowledged - len(read))
 
     server = MongoServer(tmp_path)
     try:
-        lost = [asyncio.run(lost_by_a_crash(server, f"t{n}")) for n in range(3)]
+        lost: list[int] = []
+        for number in range(3):
+            run_and_collect(lost_by_a_crash(server, f"t{number}", lost))
     finally:
         server.close()
     assert (sum(lost) == 0) is majority
