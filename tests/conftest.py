@@ -1,8 +1,10 @@
 """What tests of several folders share."""
 
 import os
-from collections.abc import Iterator
+import uuid
+from collections.abc import Awaitable, Callable, Iterator
 from importlib.util import find_spec
+from typing import Any
 
 import pytest
 
@@ -21,3 +23,20 @@ def mongo_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server = MongoServer(tmp_path_factory.mktemp("mongo"))
     yield server.uri
     server.close()
+
+
+@pytest.fixture
+def on_mongo(mongo_uri: str) -> Callable[[Any], Awaitable[Any]]:
+    """Opens the MongoDB store over a database of the test's own, with nothing in it."""
+    from angarium.storage.mongo.store import open_mongo
+
+    database = f"t_{uuid.uuid4().hex}"
+
+    async def open_it(clock: Any) -> Any:
+        opened = await open_mongo(mongo_uri, clock, database=database)
+        # Empty collections and not a new database: indexes take most of a second.
+        for name in ("leases", "records", "turns", "deliveries", "webhooks"):
+            await opened._link[name].delete_many({})
+        return opened
+
+    return open_it

@@ -2,16 +2,13 @@
 
 import asyncio
 import random
-import uuid
 from collections import Counter
 from collections.abc import Sequence
 
 import pytest
 
-from angarium.adapters.store import OpenedStore
 from angarium.agents.agent import Agent
 from angarium.agents.guard import TIRED
-from angarium.clock import ManualClock
 from angarium.errors import OutcomeUnknown, StoreUnwritable, Unavailable
 from angarium.ids import reply_key
 from angarium.limits import TURN_ATTEMPTS
@@ -192,23 +189,6 @@ def test_a_crash_at_any_moment_repeats_nothing():
     # The kills did strike between a call and its record, where it matters.
     assert set(replies) == {"paid faxed for Ada", "paid fax unknown for Ada"}
     assert set(payments) == {1, 2}
-
-
-@pytest.fixture
-def on_mongo(mongo_uri: str) -> OpenStore:
-    """Opens the MongoDB store over a database of the test's own, with nothing in it."""
-    from angarium.storage.mongo.store import open_mongo
-
-    database = f"t_{uuid.uuid4().hex}"
-
-    async def open_it(clock: ManualClock) -> OpenedStore:
-        opened = await open_mongo(mongo_uri, clock, database=database)
-        # Empty collections and not a new database: indexes take most of a second.
-        for name in ("leases", "records", "turns"):
-            await opened._link[name].delete_many({})
-        return opened
-
-    return open_it
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ from angarium.ids import ConversationId, DeviceId, MessageKey, UserId
 from angarium.sdk.contract import Delivered, Received, Sink
 from angarium.server.webhooks import webhook_router
 from angarium.storage.contract import Store, Write
-from angarium.storage.sqlite.store import open_sqlite
+from angarium.testing.agents import OpenStore, in_memory
 from angarium.testing.phone import Faults, PhoneSimulator
 from angarium.testing.phone_api import ApiRequest
 
@@ -322,10 +322,14 @@ def make_world() -> MakeWorld:
 
     @asynccontextmanager
     async def make(
-        *, seed: int = 1, faults: Faults | None = None, **options: Any
+        *,
+        seed: int = 1,
+        faults: Faults | None = None,
+        open_store: OpenStore = in_memory,
+        **options: Any,
     ) -> AsyncIterator[World]:
         clock = ManualClock()
-        opened = await open_sqlite(None, clock, inline=True)
+        opened = await open_store(clock)
         world = World(opened.store, clock, faults or Faults(), seed)
         vars(world).update(options)
         try:

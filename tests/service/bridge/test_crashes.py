@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from angarium.testing.agents import OpenStore, in_memory
+
 
 async def until_killed(world: Any, killed: type[BaseException]) -> bool:
     """Work until the bomb goes off (True) or all is done (False)."""
@@ -21,10 +23,15 @@ async def until_killed(world: Any, killed: type[BaseException]) -> bool:
 
 
 async def journey(
-    make_world: Any, bomb: Any, killed: Any, api: list[str], deaf: bool = False
+    make_world: Any,
+    bomb: Any,
+    killed: Any,
+    api: list[str],
+    deaf: bool = False,
+    open_store: OpenStore = in_memory,
 ) -> int:
     """One message and its two answers, with a kill; returns how many awaits there were."""
-    async with make_world() as world:
+    async with make_world(open_store=open_store) as world:
         await world.bridge.close()
         world.relay.answer = two_answers
         world.phones.faults.api.extend(api)
@@ -62,6 +69,23 @@ def test_killed_anywhere_it_delivers_once(
         assert awaits > 25, "the journey must be worth killing"
         for at in range(1, awaits + 1):
             await journey(make_world, bomb(at, after), killed, api)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.slow
+@pytest.mark.process
+@pytest.mark.parametrize(
+    "every", [pytest.param(1, marks=[pytest.mark.cluster, pytest.mark.timeout(600)]), 6]
+)
+def test_killed_anywhere_it_delivers_once_on_mongodb(
+    make_world: Any, bomb: Any, killed: Any, on_mongo: OpenStore, every: int
+) -> None:
+    async def scenario() -> None:
+        awaits = await journey(make_world, bomb(), killed, [], open_store=on_mongo)
+        for at in range(1, awaits + 1, every):
+            after = at // every % 2 == 0
+            await journey(make_world, bomb(at, after), killed, [], open_store=on_mongo)
 
     asyncio.run(scenario())
 
@@ -105,7 +129,7 @@ def test_a_second_bridge_stops_the_first_from_writing(make_world: Any) -> None:
             await world.phones.say("hello")
             world.clock.advance(60.0)  # The first has not renewed: its lease has run out.
             world.bridge = world.new_bridge()
-            world.bridge._owner = "the other"
+            world.bridge._tenure.owner = "the other"
             await world.bridge.start()
             with pytest.raises(BaseExceptionGroup) as stopped:
                 await first.work_inbox()
