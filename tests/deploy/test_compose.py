@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from angarium.adapters.store import check_shared
 from angarium.config import PREFIX, Settings
 from angarium.testing.mongo import MongoServer, find_server
 
@@ -69,10 +70,24 @@ def test_our_containers_cannot_write_outside_their_volumes_nor_gain_rights() -> 
         assert service["security_opt"] == ["no-new-privileges:true"], name
 
 
+def test_nodes_on_one_store_are_told_what_they_must_agree_on() -> None:
+    for name in ("node-1", "node-2", "gateway", "bridge"):
+        service = SERVICES[name]
+        settings = Settings(
+            **{
+                setting.removeprefix(PREFIX).lower(): value
+                for setting, value in service["environment"].items()
+                if "${" not in value
+            },
+            **{name.removeprefix(PREFIX.lower()): "x" * 32 for name in service["secrets"]},
+        )
+        check_shared(settings)
+        assert settings.kms_url == "local:///keys/kms.json"
+
+
 def test_the_relay_holds_no_key_and_stores_are_not_reached_from_outside() -> None:
     for name in ("node-1", "node-2"):
         assert not SERVICES[name].get("volumes")
-        assert f"{PREFIX}KMS_URL" not in SERVICES[name]["environment"]
     for name in ("mongo-1", "mongo-2", "mongo-3", "redis", "node-1", "node-2"):
         assert "ports" not in SERVICES[name]
         assert list(SERVICES[name]["networks"]) == ["inner"]
