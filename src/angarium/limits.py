@@ -134,6 +134,7 @@ TOMBSTONE_KEPT_S = 30 * 24 * 3600
 
 # Agents.
 TURN_ATTEMPTS = 5  # Then a dead letter and an honest message to the person.
+TURN_SUSPECT_ATTEMPTS = 2  # Begun so often before this process and not ended: one at a time.
 TURN_TIMEOUT_S = 60.0
 TURN_FIRST_EVENT_S = 15.0
 TURN_STALE_S = 15 * 60  # Older messages get no surprise answer.

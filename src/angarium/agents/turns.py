@@ -46,6 +46,7 @@ from angarium.limits import (
     TURN_FIRST_EVENT_S,
     TURN_RETRY_MAX_S,
     TURN_RETRY_MIN_S,
+    TURN_SUSPECT_ATTEMPTS,
     TURN_TIMEOUT_S,
 )
 from angarium.storage.contract import PutTurn, Write
@@ -112,10 +113,22 @@ class TurnRunner:
     ) -> None:
         self._desk, self._replies, self._registry = desk, replies, registry
         self._patience, self._read_file = patience, read_file
+        self._suspects = asyncio.Lock()
 
     async def run(self, turn: OpenTurn) -> None:
         """Attempt until the turn has ended or waits. Raises Fenced, Unavailable and what
-        Endpoint.submit raises; then the turn is still open and `run` may be called again."""
+        Endpoint.submit raises; then the turn is still open and `run` may be called again.
+
+        Of those that were begun TURN_SUSPECT_ATTEMPTS times and never ended, one at a time: a
+        message that kills its process is counted out alone, and not with all that ran beside.
+        """
+        if turn.record.attempts < TURN_SUSPECT_ATTEMPTS:
+            await self._run(turn)
+        else:
+            async with self._suspects:
+                await self._run(turn)
+
+    async def _run(self, turn: OpenTurn) -> None:
         while True:
             agent = self._registry.find(turn.record.agent)
             if agent is None:

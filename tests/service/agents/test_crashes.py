@@ -10,7 +10,7 @@ import pytest
 from angarium.agents.agent import Agent
 from angarium.agents.guard import TIRED
 from angarium.errors import OutcomeUnknown, StoreUnwritable, Unavailable
-from angarium.ids import reply_key
+from angarium.ids import ConversationId, reply_key
 from angarium.limits import TURN_ATTEMPTS
 from angarium.storage.contract import Fence, Store, Write
 from angarium.testing.agents import CONVERSATION, AgentWorld, OpenStore, Reach, in_memory
@@ -244,6 +244,34 @@ def test_a_message_that_kills_its_gateway_each_time_is_a_dead_letter_after_five(
             assert [sent.body.text for sent in world.answers()] == [TIRED.sentence]
 
     assert TURN_ATTEMPTS == 5
+    asyncio.run(scenario())
+
+
+def test_a_message_that_kills_its_gateway_each_time_takes_no_other_with_it():
+    fate = Fate()
+    mixed = Agent("mixed", "answers, or takes its process with it")
+
+    @mixed.on_turn
+    async def answer(turn):
+        if turn.text == "poison":
+            fate.dead.set()
+            await asyncio.Event().wait()
+        await asyncio.sleep(0.02)  # At work whenever the poison strikes.
+        return "fine"
+
+    async def scenario() -> None:
+        async with AgentWorld([mixed]) as world:
+            others = [ConversationId(f"{part}{CONVERSATION[1:]}") for part in "12"]
+            for other in others:
+                received = world.write_message("hello", conversation=other)
+                await world.endpoint.receive(received)
+            await tell(world, fate, "poison")
+            while not await until_done_or_dead(world, fate, world.gateway.idle()):
+                pass
+            assert [sent.body.text for sent in world.answers()] == [TIRED.sentence]
+            for other in others:
+                assert [sent.body.text for sent in world.answers(other)] == ["fine"]
+
     asyncio.run(scenario())
 
 
