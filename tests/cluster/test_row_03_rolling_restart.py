@@ -21,24 +21,25 @@ DRAIN = {"drain_wait_s": "0.5", "drain_grace_s": "30"}
 
 @pytest.mark.cluster
 @pytest.mark.timeout(WHOLE_TIMEOUT_S)
-def test_while_all_three_nodes_are_replaced_nobody_is_offline(
-    cluster: Callable[..., Cluster], record: Callable[..., None]
+@pytest.mark.parametrize("surge", [True, False], ids=["replaced", "restarted"])
+def test_while_all_three_nodes_are_renewed_nobody_is_offline(
+    cluster: Callable[..., Cluster], record: Callable[..., None], surge: bool
 ) -> None:
     async def scenario() -> None:
         async with (
             cluster(settings=DRAIN) as nodes,
             Load(nodes, clients=200, conversations=200, messages_per_s=300) as load,
         ):
-            old = set(nodes.nodes)
+            old = {node.pid for node in nodes.nodes.values()}
             async with load.sending():
                 await asyncio.sleep(5)
-                await nodes.rolling_restart()
+                await nodes.rolling_restart(surge=surge)
                 await asyncio.sleep(5)
             verdict = await load.verdict()
             found = load.figures()
             record(3, **found)
             assert verdict == []
-            assert not old & set(nodes.nodes)
+            assert not old & {node.pid for node in nodes.nodes.values()}
             assert found["handovers"] >= len(load.clients)
             assert found["reconnects"] == found["offline_max"] == 0
             assert found["gap_p99_ms"] < GAP_MS
