@@ -45,9 +45,16 @@ class Accepted(msgspec.Struct, frozen=True, gc=False):
 
 
 class NotAccepted(msgspec.Struct, frozen=True):
-    """Not stored, and why (OutOfOrder, KeyReused, KeyExpired, NotFound, Unavailable)."""
+    """Not stored, and why (OutOfOrder, KeyReused, KeyExpired, NotFound, Unavailable).
+
+    The error is an answer now and forgets where it was raised: the frames there hold the whole
+    batch, and the batch holds its answers.
+    """
 
     error: AngariumError
+
+    def __post_init__(self) -> None:
+        self.error.__traceback__ = self.error.__context__ = self.error.__cause__ = None
 
 
 AppendResult = Accepted | NotAccepted
