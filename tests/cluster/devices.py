@@ -59,18 +59,29 @@ async def connect(nodes: Cluster, number: int, user: str, device: str, **options
     return Phone(client)
 
 
-async def enrol_pair(nodes: Cluster, name: str) -> tuple[ConversationId, list[tuple[str, str]]]:
+Pair = tuple[ConversationId, list[tuple[str, str]]]
+
+
+async def enrol_pair(nodes: Cluster, name: str) -> Pair:
     """Two people with one device each, in one conversation, written into the store:
     the conversation, and (user, device) of both."""
-    people = [(f"@{name}-{n}:angarium", f"{name}{n}".upper()) for n in (1, 2)]
-    c = ConversationId(uuid7(NOW_MS))
+    return (await enrol_pairs(nodes, name, 1))[0]
+
+
+async def enrol_pairs(nodes: Cluster, name: str, count: int) -> list[Pair]:
+    made: list[Pair] = []
     async with nodes.open_store() as store:
-        for user, device in people:
-            known = Device(UserId(user), DeviceId(device), "sdk", {}, True, NOW_MS)
-            await store.directory.put_device(known)
-        members = [Participant(UserId(user), "person") for user, _ in people]
-        await store.conversations.create(c, members, NOW_MS)
-    return c, people
+        for number in range(count):
+            people = [(f"@{name}-{n}x{number}:angarium", f"{name}{n}X{number}".upper())
+                      for n in (1, 2)]  # fmt: skip
+            c = ConversationId(uuid7(NOW_MS))
+            for user, device in people:
+                known = Device(UserId(user), DeviceId(device), "sdk", {}, True, NOW_MS)
+                await store.directory.put_device(known)
+            members = [Participant(UserId(user), "person") for user, _ in people]
+            await store.conversations.create(c, members, NOW_MS)
+            made.append((c, people))
+    return made
 
 
 def make_send(
