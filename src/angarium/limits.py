@@ -5,6 +5,10 @@ FRAME_BYTES_MAX = 256 * 1024
 CIPHERTEXT_BYTES_MAX = 64 * 1024
 PLAINTEXT_BYTES_MAX = 46 * 1024  # Padded, before base64 inside the seal. Over it: TooLarge.
 FRAMES_PER_ARRAY_MAX = 64
+ARRIVED_BYTES_MAX = 8 * 1024 * 1024  # Of all connections, not yet looked at: then at once.
+RECEIVE_BUFFER_BYTES = (
+    64 * 1024
+)  # Of the kernel, each connection: what more is sent waits there.
 HELLO_WAIT_S = 10.0  # No hello by then: close 4401.
 
 # Sends in flight. Over it: Busy for that send; the connection stays.

@@ -7,6 +7,7 @@ import struct
 import uuid
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from socket import SO_RCVBUF, SOL_SOCKET
 from typing import Any
 
 import picows
@@ -17,11 +18,12 @@ from angarium.bus.local import LocalBus
 from angarium.clock import SystemClock
 from angarium.errors import PortInUse
 from angarium.ids import ConversationId, DeviceId, UserId
+from angarium.limits import ARRIVED_BYTES_MAX, RECEIVE_BUFFER_BYTES
 from angarium.messaging.connection import Authenticated
 from angarium.messaging.service import Messaging
 from angarium.model.conversation import Participant
 from angarium.model.device import Device
-from angarium.protocol.codec import codec_for
+from angarium.protocol.codec import MsgpackCodec, codec_for
 from angarium.protocol.frames import (
     SUBPROTOCOL_JSON,
     SUBPROTOCOL_MSGPACK,
@@ -31,6 +33,7 @@ from angarium.protocol.frames import (
     Hello,
     Msg,
     Ok,
+    Ping,
     Sealed,
     Send,
     SyncEnd,
@@ -231,6 +234,34 @@ def test_what_was_sent_before_a_cut_is_stored(tmp_path: Path, loop: str) -> None
         await bob.until(lambda: len(bob.of(Msg)) == 1)
 
         assert node.messaging.figures.accepted == 1
+
+    on_node(tmp_path, scenario, loop)
+
+
+def test_what_arrives_in_one_turn_of_the_loop_is_looked_at_before_it_is_too_much(
+    tmp_path: Path, loop: str
+) -> None:
+    async def scenario(node: Node) -> None:
+        await node.client()
+        (socket,) = node.server._sockets.values()
+        frame = MsgpackCodec().encode([Ping(1)]).ljust(1024 * 1024, b" ")
+        for _ in range(ARRIVED_BYTES_MAX // len(frame)):
+            node.server.arrived(socket, frame)
+        assert node.messaging.connections == 1
+        assert node.server._arrived_bytes == ARRIVED_BYTES_MAX
+        node.server.arrived(socket, frame)
+        assert node.server._arrived_bytes == 0
+
+    on_node(tmp_path, scenario, loop)
+
+
+def test_the_kernel_holds_little_of_what_a_client_sends(tmp_path: Path, loop: str) -> None:
+    async def scenario(node: Node) -> None:
+        await node.client()
+        (socket,) = node.server._sockets.values()
+        raw = socket.transport.underlying_transport.get_extra_info("socket")
+        # Linux tells twice what was asked for.
+        assert raw.getsockopt(SOL_SOCKET, SO_RCVBUF) <= 2 * RECEIVE_BUFFER_BYTES
 
     on_node(tmp_path, scenario, loop)
 

@@ -4,12 +4,14 @@ import asyncio
 import errno
 import logging
 import ssl
+from socket import SO_RCVBUF, SOCK_STREAM, SOL_SOCKET
+from socket import fromfd as socket_of
 from typing import Any
 
 import picows
 
 from angarium.errors import Misconfigured, PortInUse, Unavailable
-from angarium.limits import FRAME_BYTES_MAX
+from angarium.limits import ARRIVED_BYTES_MAX, FRAME_BYTES_MAX, RECEIVE_BUFFER_BYTES
 from angarium.messaging.engine import EngineListener
 from angarium.protocol.frames import SUBPROTOCOL_JSON, SUBPROTOCOL_MSGPACK
 from angarium.protocol.server_side import CLOSE_GOAWAY
@@ -118,6 +120,7 @@ class WebSocketServer:
         self._listener: EngineListener | None = None
         self._sockets: dict[int, Socket] = {}
         self._arrived: list[tuple[int, bytes]] = []
+        self._arrived_bytes = 0
         self._queued: dict[Socket, list[bytes]] = {}
         self._numbers = 0
         self._ready_planned = self._turns_away = False
@@ -146,6 +149,7 @@ class WebSocketServer:
                 ssl=self._tls,
                 reuse_port=self._shared or None,
             )
+            self._bound_receiving(self._server)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise PortInUse(
@@ -153,6 +157,14 @@ class WebSocketServer:
                     "free it or set another `websocket_port`"
                 ) from error
             raise Misconfigured(f"cannot listen on {self._host}:{self._port}") from error
+
+    @staticmethod
+    def _bound_receiving(server: asyncio.Server) -> None:
+        """Accepted sockets inherit it. The library doubles a connection's buffer whenever a
+        read fills it, so that what the kernel holds bounds what this process does."""
+        for each in server.sockets:
+            with socket_of(each.fileno(), each.family, SOCK_STREAM) as listener:
+                listener.setsockopt(SOL_SOCKET, SO_RCVBUF, RECEIVE_BUFFER_BYTES)
 
     @property
     def port(self) -> int:
@@ -196,7 +208,7 @@ class WebSocketServer:
         self._listener = listener
 
     def poll(self) -> list[tuple[int, bytes]]:
-        arrived, self._arrived = self._arrived, []
+        arrived, self._arrived, self._arrived_bytes = self._arrived, [], 0
         return arrived
 
     def send(self, connection: int, payload: bytes) -> None:
@@ -245,7 +257,10 @@ class WebSocketServer:
 
     def arrived(self, socket: Socket, payload: bytes) -> None:
         self._arrived.append((socket.number, payload))
-        if not self._ready_planned:
+        self._arrived_bytes += len(payload)
+        if self._arrived_bytes > ARRIVED_BYTES_MAX:
+            self._ready()  # One turn of the loop may read much more from many connections.
+        elif not self._ready_planned:
             self._ready_planned = True
             asyncio.get_running_loop().call_soon(self._ready)
 
