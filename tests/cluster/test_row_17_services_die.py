@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from tests.cluster.services import Answers, Asking, a_person, a_phone, aim, holder, settings_of
 
+from angarium.limits import LEASE_TTL_S
 from angarium.testing.cluster import Cluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.process]
@@ -106,6 +107,7 @@ def test_any_of_six_processes_killed_again_and_again_gives_each_question_its_one
     async def scenario() -> dict[str, float]:
         async with being_asked(cluster, tmp_path, services) as (nodes, asking):
             took_over_s: dict[str, list[float]] = {"gateway": [], "bridge": []}
+            handed_over_s = {one: await hand_over_s(nodes, asking, one) for one in WORK}
             for service in ("gateway", "bridge", "gateway", "bridge"):
                 relay = random_.choice([0, 1])
                 # A contact may be told 45 things at once, then one in six seconds.
@@ -118,15 +120,31 @@ def test_any_of_six_processes_killed_again_and_again_gives_each_question_its_one
                 await settle(asking)
                 await asyncio.gather(nodes.start_node(number), nodes.start_node(relay))
                 await nodes.wait_ready(6)
+            slowest_s = {one: max(took_over_s[one]) for one in WORK}
+            assert max(slowest_s.values()) < LEASE_TTL_S + 3.0
+            assert max(handed_over_s.values()) < LEASE_TTL_S
             return {
                 "questions": len(asking.answers.asked_s),
                 "answer_longest_s": asking.answers.longest_s(),
                 "answer_p50_s": asking.answers.median_s(),
-                "gateway_taken_over_s_max": max(took_over_s["gateway"]),
-                "bridge_taken_over_s_max": max(took_over_s["bridge"]),
+                **{f"{one}_taken_over_s_max": slowest_s[one] for one in WORK},
+                **{f"{one}_handed_over_s": handed_over_s[one] for one in WORK},
             }
 
     record(17, **asyncio.run(scenario()))
+
+
+async def hand_over_s(nodes: Cluster, asking: Asking, service: str) -> float:
+    """Seconds from SIGTERM until another process holds the lease."""
+    async with asking.going_on():
+        number = await holder(nodes, service)
+        _, seconds = await asyncio.gather(
+            nodes.term(number), taken_over_s(nodes, service, number)
+        )
+        await asyncio.sleep(0.5)
+    await settle(asking)
+    await nodes.start_node(number)
+    return seconds
 
 
 async def taken_over_s(nodes: Cluster, service: str, former: int) -> float:
