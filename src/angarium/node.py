@@ -35,7 +35,7 @@ from angarium.errors import (
 from angarium.ids import ConversationId, UserId, check_user_id
 from angarium.keys.directory import Keys
 from angarium.kms.local import open_kms
-from angarium.kms.sealer import DataKeySealer, open_sealer
+from angarium.kms.sealer import DataKeySealer
 from angarium.limits import (
     API_REQUESTS_PER_MINUTE,
     EVENTS_PER_S,
@@ -47,7 +47,7 @@ from angarium.messaging.service import Messaging
 from angarium.sdk import attachments
 from angarium.sdk.api import HttpApi, Token
 from angarium.sdk.contract import Endpoint, Sink
-from angarium.sdk.stored import StoredEndpoint, own_device
+from angarium.sdk.stored import StoredEndpoint, kept_sealer, own_device
 from angarium.sdk.transport import PicowsConnector
 from angarium.server.api import ApiParts, WellKnown, api_routers, make_app
 from angarium.server.audit import AuditTrail
@@ -59,7 +59,7 @@ from angarium.server.ownership import Ownership
 from angarium.server.roles import Roles
 from angarium.server.webhooks import webhook_router
 from angarium.server.websocket import WebSocketServer
-from angarium.storage.contract import Fence, PutRecord
+from angarium.storage.contract import Fence
 from angarium.telemetry.log import get_logger
 from angarium.telemetry.metrics import Metrics
 
@@ -171,14 +171,7 @@ class Node:
             self.metrics.gauge(f"{part}_{name}", about, partial(_one, read, name))
 
     async def _sealer(self, scope: str) -> DataKeySealer:
-        """The sealer of a service; its wrapped data key lies in the vault."""
-        found = [r for r in await self.store.vault.read("data-keys", scope) if r.key == scope]
-        wrapped = found[0].blob if found else None
-        sealer, wrapped_now = await open_sealer(self.kms, "angarium", scope, wrapped)
-        if wrapped_now != wrapped:
-            put = PutRecord("data-keys", scope, wrapped_now, found[0].rev if found else 0)
-            await self.store.vault.write([put])
-        return sealer
+        return await kept_sealer(self.store.vault, self.kms, scope)
 
     # --- messaging ----------------------------------------------------------------------------
 

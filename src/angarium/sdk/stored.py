@@ -8,7 +8,8 @@ from angarium.e2ee.body import Body
 from angarium.e2ee.olm import OlmEngine
 from angarium.errors import AngariumError, Conflict, Unavailable
 from angarium.ids import ConversationId, DeviceId, MessageKey, UserId, new_device_id
-from angarium.kms.contract import Sealer
+from angarium.kms.contract import Kms, Sealer
+from angarium.kms.sealer import DataKeySealer, open_sealer
 from angarium.model.device import DeviceKind
 from angarium.sdk.api import Api, Token
 from angarium.sdk.contract import Delivered, Sink
@@ -18,6 +19,7 @@ from angarium.sdk.transport import Connector
 from angarium.storage.contract import Fence, PutRecord, Vault, Write
 
 _SCOPE = "devices"
+_DATA_KEYS = "data-keys"
 
 
 async def own_device(vault: Vault, user: UserId, fence: Fence | None = None) -> DeviceId:
@@ -33,6 +35,22 @@ async def own_device(vault: Vault, user: UserId, fence: Fence | None = None) -> 
             continue  # Another process was first; its id counts.
         return made
     raise Unavailable("the device's record keeps changing")
+
+
+async def kept_sealer(vault: Vault, kms: Kms, scope: str) -> DataKeySealer:
+    """The sealer of a service, whose wrapped data key this vault keeps; made at first use."""
+    for _ in range(2):
+        found = [each for each in await vault.read(_DATA_KEYS, scope) if each.key == scope]
+        wrapped = found[0].blob if found else None
+        sealer, wrapped_now = await open_sealer(kms, "angarium", scope, wrapped)
+        if wrapped_now == wrapped:
+            return sealer
+        try:
+            await vault.write([PutRecord(_DATA_KEYS, scope, wrapped_now, expect_rev=0)])
+        except Conflict:
+            continue  # Another process was first; its key counts.
+        return sealer
+    raise Unavailable("the data key keeps changing")
 
 
 class StoredEndpoint:
