@@ -128,9 +128,12 @@ class Search:
             self._rarity(word) * counts[word] * (_SATURATION + 1) / (counts[word] + damping)
             for word in shared
         )
-        titled = set(words(section.title)) & asked
+        title = set(words(section.title))
+        titled = title & asked
         share = self._weight(shared) / whole if whole else 0.0
         title_share = self._weight(titled) / whole if whole else 0.0
-        # A section that covers the whole question, and says so, goes before one that repeats
-        # a single word of it.
+        if title:
+            title_share *= len(titled) / len(title)
+        # A section that covers the whole question, and says so and nothing else, goes before
+        # one that repeats a single word of it.
         return Match(section, score * share * (1 + title_share), share)
