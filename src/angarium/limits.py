@@ -211,7 +211,7 @@ WEBHOOK_KEPT_S = 8 * 24 * 3600
 # Bus over Redis. What does not fit is forgotten, the oldest first: doorbells may be lost.
 BUS_WAITING_EVENTS = 16_384
 BUS_WAITING_BYTES_MAX = 16 * 1024 * 1024
-BUS_MESSAGES_BYTES_MAX = 8 * 1024  # Ciphertext in a doorbell. More: it is read from the store.
+BUS_MESSAGES_BYTES_MAX = 256 * 1024  # Ciphertext in a doorbell. More: read from the store.
 BUS_BATCH_EVENTS = 512  # In one PUBLISH; the rest goes with the next one.
 BUS_BATCH_BYTES_MAX = 512 * 1024
 BUS_SEND_WAIT_S = 2.0  # A command without an answer has failed then.

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 import pytest
 
 from angarium.bus.contract import Appended, DevicesChanged, Joined, Left
-from angarium.limits import BUS_MESSAGES_BYTES_MAX
 from angarium.messaging.engine import MemoryEngine
 from angarium.model.message import NewMessage, StoredMessage
 from angarium.protocol.frames import (
@@ -368,7 +367,11 @@ def test_with_every_doorbell_lost_messages_of_another_node_arrive_within_six_sec
     on_relay(scenario, bus=DeafBus())
 
 
-def test_what_another_node_stored_is_delivered_from_its_doorbell_without_reading() -> None:
+def test_what_another_node_stored_is_delivered_from_its_doorbell_without_reading(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("angarium.messaging.service.BUS_MESSAGES_BYTES_MAX", 100)
+
     async def scenario(relay: Relay) -> None:
         bob = await relay.connect(BOB, BOB1)
         relay.engine = MemoryEngine()
@@ -381,7 +384,7 @@ def test_what_another_node_stored_is_delivered_from_its_doorbell_without_reading
         assert (relay.messaging.figures.range_reads, second.figures.range_reads) == (0, 0)
 
         # Too large for a doorbell: it is read.
-        await ann.say(send(4, BOB1, ct=b"x" * (BUS_MESSAGES_BYTES_MAX + 1)))
+        await ann.say(send(4, BOB1, ct=b"x" * 101))
         await pass_time(0.1)
         assert bob.sequences() == [1, 2, 3, 4]
         assert relay.messaging.figures.range_reads == 1

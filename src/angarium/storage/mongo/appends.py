@@ -218,10 +218,13 @@ class Appends:
         now_s = asyncio.get_running_loop().time
         for _ in range(MONGO_TURNS_WAITED_MAX):
             head = known.head
-            await asyncio.sleep(pause_s)
+            known.ring.moved.clear()
+            with suppress(TimeoutError):  # The bus tells as soon as others have written.
+                async with asyncio.timeout(pause_s):
+                    await known.ring.moved.wait()
             if not self._lanes[name].waiting:
                 break
-            if known.head == head:  # Else the bus has told already.
+            if known.head == head:
                 with suppress(AngariumError):  # Whoever appends then meets it again.
                     await self._heads.newer(name, known)
             pause_s = known.ring.pause_s(now_s())

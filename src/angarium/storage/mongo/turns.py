@@ -7,6 +7,7 @@ goes first, and each of the others waits as long as the ones before it need. Who
 meets nobody, so after a streak it leaves a gap, in which a loser wins and is met.
 """
 
+import asyncio
 import secrets
 import time
 from dataclasses import dataclass, field
@@ -47,6 +48,7 @@ class Ring:
     last: bytes = b""
     took_s: float = 0.0
     streak: int = 0
+    moved: asyncio.Event = field(default_factory=asyncio.Event)  # Another node has written.
     _streak_max: int = MONGO_STREAK_MIN
     _seen_s: dict[bytes, float] = field(default_factory=dict)
     _nodes: dict[DeviceId, bytes] = field(default_factory=dict)
@@ -63,6 +65,7 @@ class Ring:
         self.last = self._nodes.get(device, b"")
         self._seen_s[self.last] = now_s
         self._streak_max = MONGO_STREAK_MIN
+        self.moved.set()
 
     def wrote(self, took_s: float) -> None:
         """A message of ours was stored, in so long."""
