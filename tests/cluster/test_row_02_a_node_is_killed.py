@@ -46,7 +46,8 @@ def test_nodes_killed_one_after_another_lose_nothing(
             Load(
                 nodes,
                 clients=size.clients,
-                conversations=size.clients,
+                conversations=size.clients // 2,
+                members=2,
                 messages_per_s=size.messages_per_s,
             ) as load,
         ):
