@@ -14,6 +14,7 @@ from .town import town
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
+PER_S = 300.0
 GAP_MS = 1000.0  # The row's bound for the 99th percentile, from stored to delivered.
 # The balancer of these tests looks five times a second.
 DRAIN = {"drain_wait_s": "0.5", "drain_grace_s": "30"}
@@ -28,7 +29,9 @@ def test_while_all_three_nodes_are_renewed_nobody_is_offline(
     async def scenario() -> None:
         async with (
             cluster(settings=DRAIN) as nodes,
-            Load(nodes, clients=200, conversations=200, messages_per_s=300) as load,
+            Load(
+                nodes, clients=200, conversations=100, members=2, messages_per_s=PER_S
+            ) as load,
         ):
             old = {node.pid for node in nodes.nodes.values()}
             async with load.sending():
