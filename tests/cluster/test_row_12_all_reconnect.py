@@ -54,7 +54,7 @@ async def storm(nodes: Cluster, record: Callable[..., None], *, clients: int) ->
         resumed_s = await until(all_live, 2 * RESUMED_WITHIN_S)
         asked = (await store_calls(nodes) - calls) / clients
         await load.run(1.0)
-        assert await load.verdict() == []
+        verdict = await load.verdict()
         found = load.figures(since_s)
         closes = [code for h in load.histories for at_s, code in h.closes if at_s >= since_s]
         record(
@@ -66,6 +66,7 @@ async def storm(nodes: Cluster, record: Callable[..., None], *, clients: int) ->
             store_calls_each=asked,
             sent_away=closes.count(UNAVAILABLE),
         )
+        assert verdict == []
         assert resumed_s < RESUMED_WITHIN_S
         assert asked <= QUERIES_EACH
 

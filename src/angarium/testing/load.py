@@ -22,7 +22,7 @@ from typing import Any, Protocol, TypeVar
 from angarium.clock import SystemClock
 from angarium.errors import AngariumError, Unavailable
 from angarium.ids import ConversationId, DeviceId, UserId, uuid7
-from angarium.model.conversation import Participant
+from angarium.model.conversation import Head, Participant
 from angarium.model.device import Device
 from angarium.protocol.link import RECONNECT_S
 from angarium.storage.contract import Store
@@ -38,6 +38,7 @@ from angarium.testing.simulation.invariants import Entry
 T = TypeVar("T")
 
 OPENING_AT_ONCE = 64
+HEADS_AT_ONCE = 200
 ENROLLING_AT_ONCE = 16
 LIVE_WAIT_S = 60.0
 SETTLE_WAIT_S = 60.0
@@ -251,7 +252,9 @@ class Load:
     async def _behind(self, store: Store) -> list[str]:
         wanted = [ConversationId(c) for c in self._members]
         try:
-            heads = await store.log.heads(wanted)
+            heads: dict[ConversationId, Head] = {}
+            for at in range(0, len(wanted), HEADS_AT_ONCE):
+                heads |= await store.log.heads(wanted[at : at + HEADS_AT_ONCE])
         except AngariumError as error:
             return [f"the store does not answer: {error.code}"]
         return [
