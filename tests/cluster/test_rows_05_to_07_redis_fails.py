@@ -24,6 +24,9 @@ pytestmark = [pytest.mark.process, pytest.mark.slow]
 HEALED_S = 10.0  # Row 5's bound.
 DELIVERED_MS = 6000.0  # Row 6's bound, of the 99th percentile.
 KILL_EVERY_S = 0.3
+# What two cores carry without doorbells, when each delivery is read from the store. At more, the
+# clients' queues would be measured, not the healing.
+PER_S = 100
 Do = Callable[[Callable[[Cluster], Coroutine[Any, Any, None]]], None]
 
 
@@ -45,7 +48,8 @@ def load_on(nodes: Cluster, size: Size, seed: int) -> Load:
     return Load(
         nodes,
         clients=size.clients,
-        conversations=size.clients,
+        conversations=size.clients // 2,
+        members=2,
         messages_per_s=size.messages_per_s,
         seed=seed,
     )
@@ -120,7 +124,7 @@ async def restart(nodes: Cluster, size: Size) -> None:
     await server.start()
 
 
-@sizes(short=Size(20, 30, 2, settle_s=30), whole=Size(200, 300, 10))
+@sizes(short=Size(20, 30, 2, settle_s=30), whole=Size(200, PER_S, 10))
 def test_row_5_whatever_happens_to_redis_messages_are_delivered_and_it_heals(
     do: Do, record: Callable[..., None], size: Size
 ) -> None:
@@ -145,7 +149,7 @@ def test_row_5_whatever_happens_to_redis_messages_are_delivered_and_it_heals(
     do(scenario)
 
 
-@sizes(short=Size(20, 30, 1.5, settle_s=30), whole=Size(200, 300, 30))
+@sizes(short=Size(20, 30, 1.5, settle_s=30), whole=Size(200, PER_S, 30))
 def test_row_6_without_doorbells_messages_come_within_seconds(
     do: Do, record: Callable[..., None], size: Size
 ) -> None:
@@ -176,7 +180,7 @@ def test_row_6_without_doorbells_messages_come_within_seconds(
     do(scenario)
 
 
-@sizes(short=Size(20, 30, 2, settle_s=30), whole=Size(200, 300, 30))
+@sizes(short=Size(20, 30, 2, settle_s=30), whole=Size(200, PER_S, 30))
 def test_row_7_subscriptions_cut_again_and_again_lose_nothing(
     do: Do, record: Callable[..., None], size: Size
 ) -> None:
