@@ -13,12 +13,12 @@ from importlib.metadata import version
 import httpx2
 from fastapi import APIRouter
 
+from angarium.adapters.agents import AgentService
 from angarium.adapters.channel import open_channel
 from angarium.adapters.store import open_store
 from angarium.adapters.wire import Figures
 from angarium.adapters.wires import open_wire
 from angarium.agents.gateway import Gateway
-from angarium.agents.registry import load_registry
 from angarium.bridge.bridge import Bridge
 from angarium.bridge.contacts import Contacts, mark_key
 from angarium.bridge.policy import Policy
@@ -27,9 +27,7 @@ from angarium.config import Settings
 from angarium.e2ee.body import FileRef
 from angarium.errors import (
     AngariumError,
-    Fenced,
     Misconfigured,
-    StoreUnwritable,
     Unavailable,
 )
 from angarium.ids import ConversationId, UserId, check_user_id
@@ -47,7 +45,7 @@ from angarium.messaging.service import Messaging
 from angarium.sdk import attachments
 from angarium.sdk.api import HttpApi, Token
 from angarium.sdk.contract import Endpoint, Sink
-from angarium.sdk.stored import StoredEndpoint, kept_sealer, own_device
+from angarium.sdk.stored import StoredEndpoint, kept_sealer
 from angarium.sdk.transport import PicowsConnector
 from angarium.server.api import ApiParts, WellKnown, api_routers, make_app
 from angarium.server.audit import AuditTrail
@@ -64,7 +62,6 @@ from angarium.telemetry.log import get_logger
 from angarium.telemetry.metrics import Metrics
 
 SERVICE_TOKEN_TTL_S = 3600.0
-RETRY_GATEWAY_S = 1.0
 TELL_WAITING_EVERY_S = 3.0
 log = get_logger("angarium.node")
 
@@ -82,7 +79,7 @@ class Node:
         self.health = Health({})
         self.messaging: Messaging | None = None
         self._turn_away: Callable[[], None] = lambda: None
-        self.gateway: Gateway | None = None
+        self.agents: AgentService | None = None
         self.bridge: Bridge | None = None
         self._parts = AsyncExitStack()
         self._work: set[asyncio.Task[None]] = set()
@@ -99,10 +96,11 @@ class Node:
                 routers += await self._start_messaging()
             if "bridge" in self.services:
                 routers.append(await self._make_bridge())
-            gateway = await self._make_gateway() if "gateway" in self.services else None
+            if "gateway" in self.services:
+                routers += await self._open_agents()
             await self._start_http(routers)
-            if gateway is not None:
-                self._own(self._run_gateway(gateway))
+            if self.agents is not None:
+                self._own(self.agents.run())
             if self.bridge is not None:
                 self._own(self.bridge.run())
             self._own(self._keep_house())
@@ -295,51 +293,28 @@ class Node:
             fence=fence,
         )
 
-    # --- gateway ------------------------------------------------------------------------------
+    # --- agents -------------------------------------------------------------------------------
 
-    async def _make_gateway(self) -> Gateway:
-        settings, store = self.settings, self.store
-        registry = load_registry(settings.agents, settings.default_agent)
+    async def _open_agents(self) -> list[APIRouter]:
         sealer = await self._sealer("gateway")
 
         async def make_endpoint(sink: Sink, fence: Fence) -> Endpoint:
             return self._endpoint(self.gateway_user, "gateway", sealer, sink, fence)
 
-        self.gateway = gateway = Gateway(
-            make_endpoint=make_endpoint,
-            device=await own_device(store.vault, self.gateway_user),
-            owner=self.owner,
-            vault=store.vault,
-            turns=store.turns,
-            leases=store.leases,
-            sealer=sealer,
-            registry=registry,
+        self.agents = agents = AgentService(
+            settings=self.settings,
+            store=self.store,
             clock=self.clock,
+            sealer=sealer,
+            owner=self.owner,
+            user=self.gateway_user,
+            make_endpoint=make_endpoint,
             read_file=self._read_file,
         )
-        self._gauges("gateway", "Of the gateway.", gateway.figures)
-        self._checks["gateway"] = self._check_gateway
-        return gateway
-
-    async def _run_gateway(self, gateway: Gateway) -> None:
-        """Keep the gateway open: again after the store was away, the lease was lost or
-        the agents' device ended (displaced, refused)."""
-        self.gateway_open = False
-        try:
-            while True:
-                try:
-                    await gateway.open()
-                    self.gateway_open = True
-                    await gateway.wait_lost()
-                    code = gateway.trouble.code if gateway.trouble else ""
-                    log.warning("gateway.lost", code=code, again_after_s=RETRY_GATEWAY_S)
-                except (Unavailable, StoreUnwritable, Fenced) as error:
-                    log.warning("gateway.delayed", code=error.code)
-                self.gateway_open = False
-                await gateway.close()
-                await asyncio.sleep(RETRY_GATEWAY_S)
-        finally:
-            await gateway.close(grace_s=5.0)
+        routers = await agents.open()
+        self._gauges("gateway", "Of the gateway.", agents.gateway.figures)
+        self._checks["gateway"] = agents.check(self._may_stand_by)
+        return routers
 
     async def _read_file(self, conversation: ConversationId, file: FileRef) -> bytes:
         api = self._api(self.gateway_user)
@@ -347,10 +322,6 @@ class Node:
             return await attachments.read(api, conversation, file)
         finally:
             await api.close()
-
-    async def _check_gateway(self) -> None:
-        if not (self.gateway_open or self._may_stand_by(self.gateway)):
-            raise Unavailable("the agents' device is not connected yet")
 
     # --- bridge -------------------------------------------------------------------------------
 

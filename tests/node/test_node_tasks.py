@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from angarium import node as assembly
+from angarium.adapters import agents as adapters
+from angarium.adapters.agents import AgentService
 from angarium.config import Settings
 from angarium.errors import AngariumError, DiskFull, Fenced, Misconfigured, Unavailable
-from angarium.node import Node
+from angarium.ids import UserId
 
 
 class GatewayOfTheTest:
@@ -32,17 +33,32 @@ class GatewayOfTheTest:
         self.closed += 1
 
 
+def service(data: Path, gateway: Any) -> AgentService:
+    nothing: Any = None
+    made = AgentService(
+        settings=Settings(data=data),
+        store=nothing,
+        clock=nothing,
+        sealer=nothing,
+        owner="",
+        user=UserId("@gateway:angarium"),
+        make_endpoint=nothing,
+        read_file=nothing,
+    )
+    made.gateway = gateway
+    return made
+
+
 def test_a_gateway_that_cannot_open_for_now_is_opened_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(assembly, "RETRY_GATEWAY_S", 0.0)
+    monkeypatch.setattr(adapters, "RETRY_GATEWAY_S", 0.0)
 
     async def scenario() -> None:
         gateway: Any = GatewayOfTheTest(
             Unavailable("away"), DiskFull("full"), Fenced("another was faster")
         )
-        node = Node(Settings(data=tmp_path), {"gateway"})
-        running = asyncio.create_task(node._run_gateway(gateway))
+        running = asyncio.create_task(service(tmp_path, gateway).run())
         opened = asyncio.create_task(gateway.opened.wait())
         await asyncio.wait({running, opened}, timeout=10, return_when="FIRST_COMPLETED")
         assert opened.done(), running.exception()
@@ -57,8 +73,7 @@ def test_a_gateway_that_cannot_open_for_now_is_opened_again(
 def test_a_gateway_that_can_never_open_ends_the_node(tmp_path: Path) -> None:
     async def scenario() -> None:
         gateway: Any = GatewayOfTheTest(Misconfigured("no agents"))
-        node = Node(Settings(data=tmp_path), {"gateway"})
         with pytest.raises(Misconfigured):
-            await node._run_gateway(gateway)
+            await service(tmp_path, gateway).run()
 
     asyncio.run(scenario())

@@ -1,0 +1,95 @@
+"""The agents of a node: loaded as the settings say, their gateway kept open."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from fastapi import APIRouter
+
+from angarium.agents.gateway import Gateway, MakeEndpoint
+from angarium.agents.registry import Registry, load_registry
+from angarium.agents.turns import ReadFile
+from angarium.clock import Clock
+from angarium.config import Settings
+from angarium.errors import Fenced, StoreUnwritable, Unavailable
+from angarium.ids import UserId
+from angarium.kms.contract import Sealer
+from angarium.sdk.stored import own_device
+from angarium.storage.contract import Store
+from angarium.telemetry.log import get_logger
+
+RETRY_GATEWAY_S = 1.0
+log = get_logger("angarium.agents")
+
+
+class AgentService:
+    """Everything of one node that has to do with agents: registry, gateway, HTTP routes.
+
+    `open` before the HTTP server starts, `run` when it serves.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        store: Store,
+        clock: Clock,
+        sealer: Sealer,
+        owner: str,
+        user: UserId,
+        make_endpoint: MakeEndpoint,
+        read_file: ReadFile,
+    ) -> None:
+        self._settings, self._store, self._clock = settings, store, clock
+        self._sealer, self._owner, self._user = sealer, owner, user
+        self._make_endpoint, self._read_file = make_endpoint, read_file
+        self._is_open = False
+        self.registry: Registry
+        self.gateway: Gateway
+
+    async def open(self) -> list[APIRouter]:
+        """Load the agents; returns the routes they add. Raises Misconfigured."""
+        settings, store = self._settings, self._store
+        self.registry = load_registry(settings.agents, settings.default_agent)
+        self.gateway = Gateway(
+            make_endpoint=self._make_endpoint,
+            device=await own_device(store.vault, self._user),
+            owner=self._owner,
+            vault=store.vault,
+            turns=store.turns,
+            leases=store.leases,
+            sealer=self._sealer,
+            registry=self.registry,
+            clock=self._clock,
+            read_file=self._read_file,
+        )
+        return []
+
+    async def run(self) -> None:
+        """Keep the gateway open: again after the store was away, the lease was lost or
+        the agents' device ended (displaced, refused). Cancel it to stop."""
+        gateway = self.gateway
+        try:
+            while True:
+                try:
+                    await gateway.open()
+                    self._is_open = True
+                    await gateway.wait_lost()
+                    code = gateway.trouble.code if gateway.trouble else ""
+                    log.warning("gateway.lost", code=code, again_after_s=RETRY_GATEWAY_S)
+                except (Unavailable, StoreUnwritable, Fenced) as error:
+                    log.warning("gateway.delayed", code=error.code)
+                self._is_open = False
+                await gateway.close()
+                await asyncio.sleep(RETRY_GATEWAY_S)
+        finally:
+            self._is_open = False
+            await gateway.close(grace_s=5.0)
+
+    def check(self, may_stand_by: Callable[[Gateway], bool]) -> Callable[[], Awaitable[None]]:
+        """A check of its health: it works, or stands by where that is enough."""
+
+        async def check() -> None:
+            if not (self._is_open or may_stand_by(self.gateway)):
+                raise Unavailable("the agents' device is not connected yet")
+
+        return check
