@@ -8,14 +8,18 @@ from typing import Any
 
 _HOMES = {
     "Agent": "angarium.agents.agent",
-    "Skill": "angarium.agents.agent",
     "ask": "angarium.agents.agent",
     "handoff": "angarium.agents.agent",
+    "skill": "angarium.agents.agent",
     "Done": "angarium.agents.contract",
     "Handoff": "angarium.agents.contract",
+    "Media": "angarium.agents.contract",
+    "Skill": "angarium.agents.contract",
     "Status": "angarium.agents.contract",
     "Text": "angarium.agents.contract",
     "Turn": "angarium.agents.contract",
+    "EvalCase": "angarium.agents.declared",
+    "Routing": "angarium.agents.declared",
 }
 
 __all__ = [*_HOMES]

@@ -141,6 +141,7 @@ TURN_ATTEMPTS = 5  # Then a dead letter and an honest message to the person.
 TURN_SUSPECT_ATTEMPTS = 2  # Begun so often before this process and not ended: one at a time.
 TURN_TIMEOUT_S = 60.0
 TURN_FIRST_EVENT_S = 15.0
+TURN_QUIET_S = 30.0  # Between two signs of life of an agent.
 TURN_STALE_S = 15 * 60  # Older messages get no surprise answer.
 # How long people wait for another gateway or bridge when one dies. Shorter, and an agent that
 # holds up its process, or a store that elects a primary, would cost turns that run again.

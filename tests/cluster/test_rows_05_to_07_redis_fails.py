@@ -24,8 +24,8 @@ pytestmark = [pytest.mark.process, pytest.mark.slow]
 HEALED_S = 10.0  # Row 5's bound.
 DELIVERED_MS = 6000.0  # Row 6's bound, of the 99th percentile.
 KILL_EVERY_S = 0.3
-# What two cores carry without doorbells, when each delivery is read from the store. At more, the
-# clients' queues would be measured, not the healing.
+# What two cores carry without doorbells, when each delivery is read from the store. With more
+# the clients' queues would be measured, not the healing.
 PER_S = 100
 Do = Callable[[Callable[[Cluster], Coroutine[Any, Any, None]]], None]
 

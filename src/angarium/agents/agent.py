@@ -2,11 +2,10 @@
 
 import re
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 from inspect import isasyncgenfunction, iscoroutinefunction
-from typing import TypeVar
+from typing import Any, TypedDict, TypeVar, Unpack
 
-from angarium.agents.contract import AgentEvent, Handoff, Turn
+from angarium.agents.contract import AgentEvent, Handoff, OnBusy, Skill, Terms, Turn
 from angarium.agents.kinds.function import TurnFunction, run_function
 from angarium.errors import Misconfigured
 
@@ -14,12 +13,41 @@ _NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _Function = TypeVar("_Function", bound=TurnFunction)
 
 
-@dataclass(frozen=True, slots=True)
-class Skill:
-    """One thing an agent can do, with what people say when they want it."""
+def check_name(name: str) -> str:
+    """Raises Misconfigured for a name that cannot be mentioned as `@name`."""
+    if not _NAME.fullmatch(name):
+        raise Misconfigured(
+            f"agent name {name!r}: use up to 32 lower-case letters, digits, - and _,"
+            " starting with a letter"
+        )
+    return name
 
-    name: str
-    examples: tuple[str, ...] = ()
+
+class TermOptions(TypedDict, total=False):
+    """The terms that every kind of agent takes, as keywords; `Terms` says what they mean."""
+
+    skills: Sequence[Skill]
+    examples: Sequence[str]
+    channels: Sequence[str]
+    on_busy: OnBusy
+    first_event_s: float
+    quiet_s: float
+    timeout_s: float
+    at_once: int
+    budget_usd: float
+    can_handoff: Sequence[str]
+    fallback: str
+
+
+def make_terms(options: TermOptions) -> Terms:
+    """Bare `examples` are one more skill, without a name. Raises TypeError for other names."""
+    given: dict[str, Any] = dict(options)
+    examples = tuple(given.pop("examples", ()))
+    skills = tuple(given.pop("skills", ()))
+    for name in ("channels", "can_handoff"):
+        if name in given:
+            given[name] = tuple(given[name])
+    return Terms(skills=(*skills, *((Skill("", examples),) if examples else ())), **given)
 
 
 class Agent:
@@ -31,27 +59,14 @@ class Agent:
         async def greet(turn):
             return f"Hello! You wrote: {turn.text}"
 
-    `examples` are things people say to it; `skills` group them. Raises Misconfigured for a name
-    that cannot be mentioned as `@name`.
+    `terms` are those of `TermOptions`: `examples` are things people say to it, `skills` group
+    them. Raises Misconfigured for a name that cannot be mentioned as `@name`.
     """
 
-    def __init__(
-        self,
-        name: str,
-        description: str,
-        *,
-        skills: Sequence[Skill] = (),
-        examples: Sequence[str] = (),
-    ) -> None:
-        if not _NAME.fullmatch(name):
-            raise Misconfigured(
-                f"agent name {name!r}: use up to 32 lower-case letters, digits, - and _,"
-                " starting with a letter"
-            )
-        self.name = name
+    def __init__(self, name: str, description: str, **terms: Unpack[TermOptions]) -> None:
+        self.name = check_name(name)
         self.description = description
-        self.skills = tuple(skills)
-        self.examples = tuple(examples)
+        self.terms = make_terms(terms)
         self._function: TurnFunction | None = None
 
     def on_turn(self, function: _Function) -> _Function:
@@ -75,11 +90,22 @@ class Agent:
         """Whether it has a function."""
         return self._function is not None
 
+    async def open(self) -> None:
+        """A function is always warm."""
+
+    async def close(self) -> None:
+        """Nothing is kept."""
+
     def run(self, turn: Turn) -> AsyncIterator[AgentEvent]:
         """Answer the turn. Raises Misconfigured without a function."""
         if self._function is None:
             raise Misconfigured(f"agent {self.name!r} has no function; use @agent.on_turn")
         return run_function(self._function, turn)
+
+
+def skill(name: str, *examples: str, description: str = "") -> Skill:
+    """A skill, with things people say when they want it."""
+    return Skill(name, examples, description)
 
 
 async def ask(turn: Turn, question: str, options: Sequence[str] = (), name: str = "") -> str:

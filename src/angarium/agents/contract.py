@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from angarium.limits import TURN_FIRST_EVENT_S, TURN_QUIET_S, TURN_TIMEOUT_S
+
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
@@ -20,11 +22,13 @@ class Attachment:
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Who wrote. `user` is stable; `channel` is `app` or the channel's name."""
+    """Who wrote. `user` is stable; `channel` is `app` or the channel's name; `language` is an
+    ISO 639-1 code where it is known."""
 
     user: str
     name: str = ""
     channel: str = "app"
+    language: str = ""
 
 
 Effect = Literal["read", "keyed", "once"]
@@ -43,6 +47,15 @@ class TurnTools(Protocol):
         """Run `do(idempotency_key)` through the tool ledger: done calls return their stored
         result; an interrupted `keyed` call runs again with the same key; an interrupted `once`
         call never runs again (raises OutcomeUnknown)."""
+        ...
+
+    async def keep(self, name: str, value: bytes) -> None:
+        """Save `value` in the journal of this turn, durably, before this returns: what a later
+        attempt of the same agent must know, a model's answers for instance."""
+        ...
+
+    def kept(self, name: str) -> bytes | None:
+        """What this agent kept under `name` in an earlier attempt of this turn, or in this."""
         ...
 
     async def status(self, text: str) -> None:
@@ -78,6 +91,15 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
+class Media:
+    """A file that goes with the reply, sealed like its text."""
+
+    name: str
+    content_type: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """Progress, shown while the person waits."""
 
@@ -85,8 +107,38 @@ class Status:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """The agent calls a tool. For operators; arguments stay inside."""
+
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """The call `id` has ended. `problem` is an error's code, never its text."""
+
+    id: str
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What this turn has used since the last `Usage`; sums are the gateway's work."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    requests: int = 0
+    cost_usd: float = 0.0
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Handoff:
-    """This agent passes the conversation to `to`; the same message is routed there."""
+    """This agent passes the conversation to `to`; the same message is routed there.
+
+    `to` is an agent's name, `human` for people, or empty: "not mine", choose again without me.
+    """
 
     to: str
     reason: str = ""
@@ -97,7 +149,39 @@ class Done:
     """The reply is complete."""
 
 
-AgentEvent = Text | Status | Handoff | Done
+AgentEvent = Text | Media | Status | ToolCall | ToolResult | Usage | Handoff | Done
+
+
+@dataclass(frozen=True, slots=True)
+class Skill:
+    """One thing an agent can do, with what people say when they want it."""
+
+    name: str
+    examples: tuple[str, ...] = ()
+    description: str = ""
+
+
+OnBusy = Literal["merge", "enqueue", "interrupt", "reject"]
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What holds for every turn of one agent, whatever its kind. Times in seconds."""
+
+    skills: tuple[Skill, ...] = ()
+    channels: tuple[str, ...] = ()  # Where it answers: `app`, `whatsapp`; empty: everywhere.
+    on_busy: OnBusy = "merge"  # What a message does that comes while a turn runs.
+    first_event_s: float = TURN_FIRST_EVENT_S
+    quiet_s: float = TURN_QUIET_S  # Between two signs of life.
+    timeout_s: float = TURN_TIMEOUT_S
+    at_once: int = 0  # Turns at the same time, in this process; 0: no bound of its own.
+    budget_usd: float = 0.0  # Per turn; 0: no bound of its own.
+    can_handoff: tuple[str, ...] = ("*",)  # Agents and `human`; `*` is anybody.
+    fallback: str = ""  # Who answers while this one cannot; empty: the registry's fallback.
+
+    @property
+    def examples(self) -> tuple[str, ...]:
+        return tuple(example for skill in self.skills for example in skill.examples)
 
 
 class AgentKind(Protocol):
@@ -105,7 +189,19 @@ class AgentKind(Protocol):
 
     name: str
     description: str
+    terms: Terms
+
+    async def open(self) -> None:
+        """Become warm: connect what is kept between turns. Called once before the first turn;
+        may fail, then turns fail or connect by themselves."""
+        ...
+
+    async def close(self) -> None: ...
 
     def run(self, turn: Turn) -> AsyncIterator[AgentEvent]:
-        """Answer the turn. May raise anything: the gateway classifies, retries, apologises."""
+        """Answer the turn. May raise anything: the gateway classifies, retries, apologises.
+
+        A retryable error may be raised only before the first event; what was begun is resumed,
+        never repeated blindly.
+        """
         ...

@@ -42,6 +42,7 @@ class Journal(msgspec.Struct, omit_defaults=True):
 
     calls: dict[str, Call] = {}
     questions: list[Question] = []
+    kept: dict[str, bytes] = {}  # By agent and name: what an agent's next attempt needs.
     handoffs: int = 0
     text: str | None = None  # What the agent is asked, where a mention was cut off.
     ref: str = ""

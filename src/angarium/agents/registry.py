@@ -9,15 +9,17 @@ from types import ModuleType
 
 from angarium.agents.agent import Agent
 from angarium.agents.contract import AgentKind
+from angarium.agents.declared import Declared, Routing
 from angarium.errors import Misconfigured
 
 
 class Registry:
     """Agents by name, in their order. Raises Misconfigured when it makes no sense."""
 
-    def __init__(self, agents: Iterable[AgentKind], default: str = "") -> None:
+    def __init__(self, agents: Iterable[AgentKind] | Declared, default: str = "") -> None:
+        self.declared = agents if isinstance(agents, Declared) else Declared(tuple(agents))
         self._agents: dict[str, AgentKind] = {}
-        for agent in agents:
+        for agent in self.declared.agents:
             if agent.name in self._agents:
                 raise Misconfigured(f"two agents are named {agent.name!r}; rename one")
             if isinstance(agent, Agent) and not agent.ready:
@@ -44,13 +46,16 @@ class Registry:
 def load_registry(place: str, default: str = "") -> Registry:
     """The agents of `place`, a dotted module name or the path of a Python file.
 
-    A module's `AGENTS` list counts, else every `Agent` among its names. Raises Misconfigured.
+    A module's `AGENTS` list counts, else every `Agent` among its names; `ROUTING` and `EVALS`
+    where it has them. Raises Misconfigured.
     """
     module = _load(place)
     listed = getattr(module, "AGENTS", None)
     found = listed if listed is not None else _agents_in(module)
+    routing = getattr(module, "ROUTING", Routing())
+    evals = tuple(getattr(module, "EVALS", ()))
     try:
-        return Registry(found, default)
+        return Registry(Declared(tuple(found), routing, evals), default)
     except Misconfigured as error:
         raise Misconfigured(f"agents from {place!r}: {error}") from None
 

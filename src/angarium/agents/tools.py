@@ -88,6 +88,17 @@ class LiveTools:
         self._alive()
         return result
 
+    async def keep(self, name: str, value: bytes) -> None:
+        """Save `value` in the journal; durable when this returns. Raises TooLarge."""
+        self._check_open()
+        self._alive()
+        self._turn.journal.kept[f"{self._agent}/{name}"] = value
+        await self._save()
+
+    def kept(self, name: str) -> bytes | None:
+        """What was kept under `name`."""
+        return self._turn.journal.kept.get(f"{self._agent}/{name}")
+
     async def status(self, text: str) -> None:
         """Show progress; dropped when the attempt is over."""
         if not self._closed:

@@ -15,10 +15,14 @@ from angarium.agents.contract import (
     Attachment,
     Done,
     Handoff,
+    Media,
     Person,
     Status,
     Text,
+    ToolCall,
+    ToolResult,
     Turn,
+    Usage,
 )
 from angarium.agents.draft import Draft, Place
 from angarium.agents.guard import (
@@ -284,6 +288,8 @@ async def _follow(
                     return str(to)
                 case Done():
                     return None
+                case Media() | ToolCall() | ToolResult() | Usage():
+                    pass
     return None
 
 

@@ -5,8 +5,8 @@ import sqlite3
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from angarium.agents.agent import Agent, Skill
-from angarium.agents.contract import Turn
+from angarium.agents.agent import Agent
+from angarium.agents.contract import Skill, Turn
 
 DEMO = (
     ("1001", "a pair of running shoes", "on its way", "Thursday"),

@@ -5,7 +5,7 @@ from contextlib import aclosing
 from inspect import isasyncgen
 from typing import Any
 
-from angarium.agents.contract import AgentEvent, Done, Handoff, Status, Text, Turn
+from angarium.agents.contract import AgentEvent, Done, Text, Turn
 
 TurnFunction = Callable[[Turn], Awaitable[Any] | AsyncIterator[Any]]
 
@@ -31,6 +31,6 @@ def as_event(piece: Any) -> AgentEvent:
     """Text becomes a `Text`; events stay. Raises TypeError."""
     if isinstance(piece, str):
         return Text(piece)
-    if isinstance(piece, Text | Status | Handoff | Done):
+    if isinstance(piece, AgentEvent):
         return piece
     raise TypeError(f"an agent gives text or events, not {type(piece).__name__}")

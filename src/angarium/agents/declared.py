@@ -1,0 +1,43 @@
+"""What a developer declares beside the agents: how to route, and what to try."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from angarium.agents.contract import AgentKind
+
+Embedder = Literal["auto", "minilm", "multilingual", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """How messages find their agent. `auto` is `minilm` where it is installed, else `none`:
+    then mentions, the agent that has the conversation and the default decide alone."""
+
+    embedder: Embedder = "auto"
+    fallback: str = ""  # Answers what nobody's examples are near to; empty: the default agent.
+    switch_nearest: float = 0.60  # Another agent takes over at this cosine of its best example
+    switch_margin: float = 0.30  # ... and when it is so much likelier than the one that has it.
+    oos_keep: float = (
+        0.95  # Share of fitting messages that the out-of-scope bound lets through.
+    )
+    model_path: str = ""  # A model of one's own, instead of the package's.
+
+
+@dataclass(frozen=True, slots=True)
+class EvalCase:
+    """A dialogue that `angarium eval` tries: the messages, who must answer the last one, and
+    what its answer must contain."""
+
+    say: tuple[str, ...]
+    agent: str = ""
+    contains: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """All of one module or file."""
+
+    agents: Sequence[AgentKind]
+    routing: Routing = Routing()
+    evals: tuple[EvalCase, ...] = ()
