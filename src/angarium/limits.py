@@ -232,8 +232,11 @@ REGISTRY_ENDED_MAX = 20_000  # Ends of connections not yet told; the oldest is f
 REGISTRY_AT_ONCE = 16  # Commands of one node under way; the others wait their turn.
 
 # Soft state that nodes share: rates, breakers, presence. Away, each node goes by its own.
+RECEIPTS_RETRY_S = 0.002  # Two nodes make one document at once; grows with each try.
 SOFT_WAIT_S = 0.5  # A call to Redis that takes longer has failed; nobody waits for it.
 SOFT_AWAY_S = 2.0  # After a failure Redis is left alone this long.
+CACHE_VALUE_BYTES_MAX = 64 * 1024  # A larger value is not cached.
+CACHE_ENTRIES_MAX = 20_000  # In a process; at it the one used longest ago goes.
 RATES_EVERY_S = 0.2  # Nodes tell each other what they let through, at most this often.
 RATES_KEYS_AT_ONCE = 256  # In one script; the rest goes with the next.
 RATES_DEBT_S_MAX = 300.0  # What several nodes let through too much is paid back up to this.

@@ -7,6 +7,7 @@ from angarium.adapters.wire import Figures, Wire
 from angarium.bus.local import LocalBus
 from angarium.bus.redis import open_redis_bus
 from angarium.bus.redis_breakers import RedisBreakers
+from angarium.bus.redis_cache import RedisCache
 from angarium.bus.redis_link import RedisLink, open_link
 from angarium.bus.redis_presence import RedisPresence
 from angarium.bus.redis_rates import RedisRates
@@ -29,6 +30,8 @@ class RedisWire(Wire):
         self._figures: dict[str, Figures] = {}
         self._breakers = RedisBreakers(link, node, clock, namespace=space)
         self.peers = self._breakers
+        self.cache = cache = RedisCache(link, clock, namespace=space)
+        self._figures["cache"] = cache.figures
 
     async def listen(self, url: str, lost: OnLost) -> None:
         """Hear other nodes and be known to them. Raises Misconfigured."""

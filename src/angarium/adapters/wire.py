@@ -1,8 +1,9 @@
 """What nodes share beside the store: doorbells, registry, rates, breakers. Alone: nothing."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
+from angarium.bus.cache import Cache
 from angarium.bus.contract import Bus
 from angarium.bus.presence import Presence
 from angarium.bus.registry import Registry
@@ -25,6 +26,7 @@ class Wire:
     registry: Registry | None = None
     presence: Presence | None = None
     peers: BreakerPeers | None = None
+    cache: Cache | None = None
 
     def __init__(self, bus: Bus, hears: Callable[[], bool]) -> None:
         self.bus, self.hears = bus, hears
@@ -51,12 +53,16 @@ class Wire:
                     log.warning("registry.delayed", code=error.code)
                 await asyncio.sleep(NODE_LEASE_RENEW_S)
         finally:
-            try:
-                if self.presence is not None:
-                    await self.presence.release()
-                await self.registry.release()
-            except AngariumError:
-                pass  # It ends by itself.
+            if self.presence is not None:
+                await _give_back(self.presence.release())
+            await _give_back(self.registry.release())
 
     async def close(self) -> None:
         """Say what waits, and hear no more."""
+
+
+async def _give_back(release: Awaitable[None]) -> None:
+    try:
+        await release
+    except AngariumError:
+        pass  # It ends by itself.
