@@ -147,3 +147,25 @@ def test_marks_are_raised_by_themselves_and_when_a_store_is_closed(with_mongo: A
 
     with_mongo(scenario)
     assert MONGO_MARKS_EVERY_S <= 5
+
+
+def test_an_error_of_no_known_kind_does_not_end_the_raising(
+    with_mongo: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(one: Any, other: Any) -> None:
+        marks, fail = one._marks, [RuntimeError("of the test")]
+        raise_marks = marks._raise_marks
+
+        async def raise_once_it_works() -> None:
+            if fail:
+                raise fail.pop()
+            await raise_marks()
+
+        monkeypatch.setattr(marks, "_raise_marks", raise_once_it_works)
+        marks._every_s = 0.01
+        await one.store.log.append([message(1)])
+        await until_raised(one)
+
+        assert await marked(one) == 1
+
+    with_mongo(scenario)

@@ -8,7 +8,7 @@ from pymongo import UpdateOne
 
 from angarium.errors import NotFound, Unavailable
 from angarium.ids import ConversationId, UserId
-from angarium.limits import APPEND_ATTEMPTS
+from angarium.limits import APPEND_ATTEMPTS, RECEIPTS_RETRY_S
 from angarium.model.conversation import Conversation, Participant
 from angarium.storage.contract import ReceiptKind
 from angarium.storage.mongo.faults import AlreadyThere
@@ -148,7 +148,7 @@ class MongoReceipts:
                 )
             except AlreadyThere:
                 # Two nodes made the same document at once: it is there now.
-                await asyncio.sleep(0.002 * attempt * self.link.jitter())
+                await asyncio.sleep(RECEIPTS_RETRY_S * attempt * self.link.jitter())
             else:
                 return
         raise Unavailable("the receipts were not stored", after_ms=200)

@@ -17,7 +17,9 @@ from angarium.errors import AngariumError
 from angarium.ids import ConversationId
 from angarium.limits import MONGO_JOURNAL_MAX, MONGO_MARKS_EVERY_S
 from angarium.storage.mongo.link import Link
+from angarium.telemetry.log import get_logger
 
+_log = get_logger("angarium.store")
 _FIELD = re.compile(r"[A-Za-z0-9_-]{1,64}")  # Anything else would be a path in a document.
 
 
@@ -94,6 +96,9 @@ class Marks:
                 await self._raise_marks()
             except AngariumError:
                 continue
+            except Exception as error:
+                # Heads stay right without marks; a task that ended here would raise none again.
+                _log.error("marks.failed", error=type(error).__name__)
         self._raising = None
 
     async def _raise_marks(self) -> None:
