@@ -310,9 +310,11 @@ class Node:
             user=self.gateway_user,
             make_endpoint=make_endpoint,
             read_file=self._read_file,
+            peers=self.wire.peers,
         )
         routers = await agents.open()
         self._gauges("gateway", "Of the gateway.", agents.gateway.figures)
+        self._gauges("agents", "Of agents.", agents.ward.figures)
         self._checks["gateway"] = agents.check(self._may_stand_by)
         return routers
 

@@ -20,6 +20,7 @@ WAIT_MAX_S = 10.0
 BREAKER_WINDOW_S = 30.0
 BREAKER_CALLS_MIN = 8  # Fewer outcomes in the window say nothing.
 BREAKER_FAILED_SHARE = 0.5
+BREAKER_OUTCOMES_MAX = 1024  # The oldest go first.
 BREAKER_OPEN_S = 10.0  # Then one probe is let through.
 
 
@@ -54,13 +55,27 @@ async def retry(
         try:
             return await call()
         except Exception as error:
-            asked_s = error.after_ms / 1000 if isinstance(error, Unavailable) else 0.0
-            spent = attempt >= attempts_max or asked_s > wait_max_s
-            if spent or classify(error) == "stop":
+            pause_s = pause_before(attempt, error, wait_min_s, wait_max_s, jitter)
+            if pause_s is None or attempt >= attempts_max:
                 raise
-        backoff_s = min(wait_max_s, wait_min_s * 2 ** (attempt - 1))
-        await sleep(min(wait_max_s, asked_s + jitter() * backoff_s))
+        await sleep(pause_s)
         attempt += 1
+
+
+def pause_before(
+    attempt: int,
+    error: Exception,
+    wait_min_s: float,
+    wait_max_s: float,
+    jitter: Callable[[], float] = random.random,
+) -> float | None:
+    """How long to wait after attempt number `attempt`, from 1, failed with `error`; None: give
+    up, it will not pass, or asks for more than `wait_max_s`."""
+    asked_s = error.after_ms / 1000 if isinstance(error, Unavailable) else 0.0
+    if asked_s > wait_max_s or classify(error) == "stop":
+        return None
+    backoff_s = min(wait_max_s, wait_min_s * 2.0 ** (attempt - 1))
+    return min(wait_max_s, asked_s + jitter() * backoff_s)
 
 
 Told = Callable[[float | None], None]
@@ -105,7 +120,8 @@ class Breaker:
 
     def __init__(self, name: str, clock: Clock, peers: BreakerPeers | None = None) -> None:
         self.name, self._clock, self._peers = name, clock, peers
-        self._outcomes: deque[tuple[float, bool]] = deque(maxlen=1024)
+        self._outcomes: deque[tuple[float, bool]] = deque()
+        self._failures = 0  # Among them; counted, because a sum for each call would cost.
         self._opened_s: float | None = None
         self._probing = False
         if peers is not None:
@@ -115,22 +131,40 @@ class Breaker:
     def is_open(self) -> bool:
         return self._opened_s is not None
 
+    @property
+    def state(self) -> Literal["closed", "open", "half_open"]:
+        if self._opened_s is None:
+            return "closed"
+        left_s = self._opened_s + BREAKER_OPEN_S - self._clock.monotonic_s()
+        return "open" if left_s > 0 else "half_open"
+
     async def call(self, call: Callable[[], Awaitable[T]]) -> T:
         """Make the call, unless the breaker is open: Unavailable with `after_ms` then."""
-        probe = self._admit()
-        if probe and self._peers is not None:
-            probe = await self._ask_peers(self._peers)
+        admission = await self.admit()
         try:
             result = await call()
         except Exception as error:
-            self._settle(probe, failed=classify(error) == "retry")
+            admission.settle(failed=classify(error) == "retry")
             raise
         except BaseException:
-            if probe:
-                self._release()
+            admission.release()
             raise
-        self._settle(probe, failed=False)
+        admission.settle(failed=False)
         return result
+
+    async def admit(self) -> "Admission":
+        """Permission for one call whose outcome is told later: for a stream, at its end.
+
+        Raises Unavailable with `after_ms` while the breaker is open.
+        """
+        probe = self._admit()
+        if probe and self._peers is not None:
+            probe = await self._ask_peers(self._peers)
+        return Admission(self, probe)
+
+    def fail(self) -> None:
+        """A call that was released has failed after all: it took too long."""
+        self._settle(self._opened_s is not None, failed=True)
 
     def _admit(self) -> bool:
         """Whether this call is the probe. Raises Unavailable."""
@@ -167,7 +201,7 @@ class Breaker:
         return Unavailable(f"{self.name} does not answer", max(1, round(wait_s * 1000)))
 
     def _told(self, left_s: float | None) -> None:
-        self._outcomes.clear()
+        self._forget()
         if left_s is None:
             self._opened_s = None
         else:
@@ -179,16 +213,21 @@ class Breaker:
             return  # An outcome of a call from before it opened.
         if probe:
             self._probing = False
-            self._outcomes.clear()
+            self._forget()
             self._turn(now_s if failed else None)
             return
-        self._outcomes.append((now_s, failed))
-        while self._outcomes[0][0] < now_s - BREAKER_WINDOW_S:
-            self._outcomes.popleft()
-        failures = sum(failed for _, failed in self._outcomes)
-        enough = len(self._outcomes) >= BREAKER_CALLS_MIN
-        if enough and failures >= BREAKER_FAILED_SHARE * len(self._outcomes):
+        outcomes = self._outcomes
+        outcomes.append((now_s, failed))
+        self._failures += failed
+        while len(outcomes) > BREAKER_OUTCOMES_MAX or outcomes[0][0] < now_s - BREAKER_WINDOW_S:
+            self._failures -= outcomes.popleft()[1]
+        many = failed and len(outcomes) >= BREAKER_CALLS_MIN
+        if many and self._failures >= BREAKER_FAILED_SHARE * len(outcomes):
             self._turn(now_s)
+
+    def _forget(self) -> None:
+        self._outcomes.clear()
+        self._failures = 0
 
     def _turn(self, opened_s: float | None) -> None:
         self._opened_s = opened_s
@@ -198,6 +237,28 @@ class Breaker:
             self._peers.closed(self.name)
         else:
             self._peers.opened(self.name)
+
+
+class Admission:
+    """One call that a breaker let through. Tell its outcome once; more is not heard."""
+
+    __slots__ = ("_breaker", "_probe")
+
+    def __init__(self, breaker: Breaker, probe: bool) -> None:
+        self._breaker: Breaker | None = breaker
+        self._probe = probe
+
+    def settle(self, *, failed: bool) -> None:
+        """The call has ended; `failed`: in a way that speaks against the other side."""
+        breaker, self._breaker = self._breaker, None
+        if breaker is not None:
+            breaker._settle(self._probe, failed=failed)
+
+    def release(self) -> None:
+        """The call was given up by us: nothing is known."""
+        breaker, self._breaker = self._breaker, None
+        if breaker is not None and self._probe:
+            breaker._release()
 
 
 class LocalBreakers:

@@ -37,6 +37,15 @@ FIGURES = {
         "journeys_per_s",
         "loaded_first_part_p50_ms",
     },
+    "resilience": {
+        "overhead_us",
+        *(
+            f"{trouble}_others_{spell}_{share}_ms"
+            for trouble in ("hangs", "floods", "fails", "garbage")
+            for spell in ("alone", "beside")
+            for share in ("p50", "p99")
+        ),
+    },
 }
 
 
@@ -88,7 +97,7 @@ def test_an_unknown_benchmark_is_refused_with_the_known_ones() -> None:
     done = bench("nothing", "--json")
     assert done.returncode == 2
     assert done.stdout == ""
-    assert "append, cluster, journey" in done.stderr
+    assert "append, cluster, journey, resilience" in done.stderr
     with pytest.raises(NotFound):
         asyncio.run(run("nothing", BenchOptions(0.1, lambda what, share: None)))
 

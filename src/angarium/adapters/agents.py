@@ -8,11 +8,13 @@ from fastapi import APIRouter
 from angarium.agents.gateway import Gateway, MakeEndpoint
 from angarium.agents.registry import Registry, load_registry
 from angarium.agents.turns import ReadFile
+from angarium.agents.ward import Ward
 from angarium.clock import Clock
 from angarium.config import Settings
 from angarium.errors import Fenced, StoreUnwritable, Unavailable
 from angarium.ids import UserId
 from angarium.kms.contract import Sealer
+from angarium.resilience import BreakerPeers
 from angarium.sdk.stored import own_device
 from angarium.storage.contract import Store
 from angarium.telemetry.log import get_logger
@@ -38,11 +40,13 @@ class AgentService:
         user: UserId,
         make_endpoint: MakeEndpoint,
         read_file: ReadFile,
+        peers: BreakerPeers | None = None,
     ) -> None:
         self._settings, self._store, self._clock = settings, store, clock
         self._sealer, self._owner, self._user = sealer, owner, user
         self._make_endpoint, self._read_file = make_endpoint, read_file
         self._is_open = False
+        self.ward = Ward(clock, peers)
         self.registry: Registry
         self.gateway: Gateway
 
@@ -61,6 +65,7 @@ class AgentService:
             registry=self.registry,
             clock=self._clock,
             read_file=self._read_file,
+            ward=self.ward,
         )
         return []
 

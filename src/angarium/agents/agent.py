@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from inspect import isasyncgenfunction, iscoroutinefunction
 from typing import Any, TypedDict, TypeVar, Unpack
 
-from angarium.agents.contract import AgentEvent, Handoff, OnBusy, Skill, Terms, Turn
+from angarium.agents.contract import AgentEvent, Handoff, Host, OnBusy, Skill, Terms, Turn
 from angarium.agents.kinds.function import TurnFunction, run_function
 from angarium.errors import Misconfigured
 
@@ -90,7 +90,7 @@ class Agent:
         """Whether it has a function."""
         return self._function is not None
 
-    async def open(self) -> None:
+    async def open(self, host: Host) -> None:
         """A function is always warm."""
 
     async def close(self) -> None:

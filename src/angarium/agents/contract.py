@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from angarium.limits import TURN_FIRST_EVENT_S, TURN_QUIET_S, TURN_TIMEOUT_S
+from angarium.resilience import Breaker
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +185,14 @@ class Terms:
         return tuple(example for skill in self.skills for example in skill.examples)
 
 
+class Host(Protocol):
+    """What a gateway offers the kinds of agents that it runs."""
+
+    def breaker(self, name: str) -> Breaker:
+        """The one breaker of that name; `provider:openai`, say, for all agents on it."""
+        ...
+
+
 class AgentKind(Protocol):
     """An adapter of one agent."""
 
@@ -191,7 +200,7 @@ class AgentKind(Protocol):
     description: str
     terms: Terms
 
-    async def open(self) -> None:
+    async def open(self, host: Host) -> None:
         """Become warm: connect what is kept between turns. Called once before the first turn;
         may fail, then turns fail or connect by themselves."""
         ...

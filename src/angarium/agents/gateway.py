@@ -12,6 +12,7 @@ from angarium.agents.records import Desk, TurnSeals
 from angarium.agents.registry import Registry
 from angarium.agents.replies import Replies
 from angarium.agents.turns import Patience, ReadFile, TurnRunner, no_files
+from angarium.agents.ward import Ward
 from angarium.clock import Clock
 from angarium.errors import (
     AngariumError,
@@ -71,6 +72,7 @@ class Gateway:
         clock: Clock,
         admit: Admit = admit_everybody,
         read_file: ReadFile = no_files,
+        ward: Ward | None = None,
         patience: Patience | None = None,
         turns_at_once: int = TURNS_AT_ONCE,
         turns_held_max: int = TURNS_HELD_MAX,
@@ -80,6 +82,7 @@ class Gateway:
         self._vault, self._turns = vault, turns
         self._tenure = Tenure(leases, clock, name=f"mailbox/{device}", owner=owner)
         self._registry, self._clock, self._admit = registry, clock, admit
+        self._ward = ward or Ward(clock)
         self._read_file, self._patience = read_file, patience or Patience()
         self._journal = journal
         self._seals = TurnSeals(sealer, device)
@@ -276,7 +279,13 @@ class Gateway:
         )
         replies = Replies(desk)
         runner = TurnRunner(
-            desk, replies, self._registry, patience=self._patience, read_file=self._read_file
+            desk,
+            replies,
+            self._registry,
+            ward=self._ward,
+            patience=self._patience,
+            read_file=self._read_file,
+            aside=self._lanes.aside,
         )
         return Dispatcher(desk, replies, runner, self._registry, self._admit)
 

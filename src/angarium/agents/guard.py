@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from angarium.errors import AngariumError, OutcomeUnknown, Undecryptable
+from angarium.errors import AngariumError, Busy, OutcomeUnknown, TooLarge, Undecryptable
 from angarium.ids import UserId
 from angarium.limits import REPLY_BYTES_MAX, TURN_TEXT_CHARS_MAX
 
@@ -55,8 +55,19 @@ TOO_MANY_OPEN = Trouble(
 UNREAD = Trouble(
     Undecryptable.code, "I could not read your last message. Please send it again.", again=False
 )
+BUSY = Trouble(
+    Busy.code, "I have too much to do just now. Please try again in a few minutes.", again=True
+)
+FLOODED = Trouble(
+    TooLarge.code, "Sorry, the answer became far too long, so I stopped.", again=False
+)
 BROKEN = Trouble("agent_error", "Sorry, something went wrong while answering.", again=False)
 BROKEN_FOR_NOW = Trouble("agent_unavailable", TIRED.sentence, again=True)
+
+
+def stands_in(absent: str, agent: str) -> str:
+    """What a person is told first when another agent answers than the one that was to."""
+    return f"@{absent} does not answer just now; I am @{agent}."
 
 
 def check_inbound(text: str, user: UserId, admit: Admit) -> Trouble | None:
@@ -78,6 +89,10 @@ def classify(error: Exception) -> Trouble:
     """What an agent's exception means: try again, or tell the person."""
     if isinstance(error, OutcomeUnknown):
         return UNSURE
+    if isinstance(error, Busy):
+        return BUSY
+    if isinstance(error, TooLarge):
+        return FLOODED
     if isinstance(error, AngariumError):
         return BROKEN_FOR_NOW if error.retryable else BROKEN
     # Files and names fail the same way again; connections may not.

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 from angarium.ids import ConversationId
 from angarium.limits import TURNS_AT_ONCE, TURNS_HELD_MAX
@@ -13,9 +14,10 @@ Work = Callable[[ConversationId, int], Awaitable[None]]
 class Lanes:
     """Runs `work(conversation, sequence)`: one at a time per conversation, in the order woken.
 
-    At most `at_once` tasks exist, none for an idle conversation. At most `held_max` sequences
-    wait in memory; beyond that they are dropped here, because the store has them, and `refill`
-    is called when the lanes have emptied. `work` must not raise anything but CancelledError.
+    At most `at_once` tasks work, none for an idle conversation; those `aside` only wait. At
+    most `held_max` sequences wait in memory; beyond that they are dropped here, because the
+    store has them, and `refill` is called when the lanes have emptied. `work` must not raise
+    anything but CancelledError.
     """
 
     def __init__(
@@ -31,7 +33,7 @@ class Lanes:
         self._lanes: dict[ConversationId, deque[int]] = {}
         self._ready: deque[ConversationId] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._held = 0
+        self._held = self._aside = 0
         self._overflowed = False
         self._open = False
         self._idle = asyncio.Event()
@@ -45,6 +47,16 @@ class Lanes:
     @property
     def running(self) -> int:
         return len(self._tasks)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What is being worked on only waits, and does not count among `at_once` meanwhile."""
+        self._aside += 1
+        self._spawn()
+        try:
+            yield
+        finally:
+            self._aside -= 1
 
     def wake(self, conversation: ConversationId, sequence: int) -> None:
         """There is work. Waking the same sequence again while it waits changes nothing."""
@@ -89,14 +101,19 @@ class Lanes:
         if tasks:
             await asyncio.gather(*tasks, return_exceptions=True)
 
+    @property
+    def _busy(self) -> int:
+        return len(self._tasks) - self._aside
+
     def _spawn(self) -> None:
-        if self._open and len(self._tasks) < self._at_once:
+        if self._open and self._ready and self._busy < self._at_once:
             task = asyncio.get_running_loop().create_task(self._run(), name="agent lane")
             self._tasks.add(task)
 
     async def _run(self) -> None:
         try:
-            while self._ready and self._open:
+            # Over the bound, when some that waited aside go on: the others end.
+            while self._ready and self._open and self._busy <= self._at_once:
                 await self._work_once(self._ready.popleft())
         finally:
             # Here and not in a done callback, which runs a tick later: a wake in between would

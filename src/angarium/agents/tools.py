@@ -44,6 +44,10 @@ class LiveTools:
         self.question: Question | None = None
         self.broken: AngariumError | None = None
 
+    def begin(self) -> None:
+        """The agent starts from the beginning: its first question is the first again."""
+        self._asked = 0
+
     async def ask(self, question: str, options: Sequence[str] = (), name: str = "") -> str:
         """Return the answer if there is one; otherwise end this attempt at the question."""
         self._check_open()

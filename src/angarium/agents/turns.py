@@ -3,14 +3,15 @@
 import asyncio
 import logging
 import traceback
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
 import msgspec
 
 from angarium.agents.contract import (
+    AgentEvent,
     AgentKind,
     Attachment,
     Done,
@@ -34,15 +35,17 @@ from angarium.agents.guard import (
     Trouble,
     classify,
     cut_reply,
+    stands_in,
 )
 from angarium.agents.ledger import Question
-from angarium.agents.memory import after_exchange
+from angarium.agents.memory import Route, after_exchange
 from angarium.agents.records import Desk, OpenTurn
 from angarium.agents.registry import Registry
 from angarium.agents.replies import Replies
 from angarium.agents.tools import LiveTools, Suspended
+from angarium.agents.ward import Aside, Ward
 from angarium.e2ee.body import FileRef
-from angarium.errors import NotFound
+from angarium.errors import NotFound, Unavailable
 from angarium.ids import ConversationId
 from angarium.limits import (
     HANDOFFS_PER_TURN_MAX,
@@ -74,9 +77,10 @@ class Patience:
     retry_min_s: float = TURN_RETRY_MIN_S
     retry_max_s: float = TURN_RETRY_MAX_S
 
-    def pause_s(self, attempts: int) -> float:
-        """Before the attempt after the `attempts`-th: doubling, bounded."""
-        return float(min(self.retry_min_s * 2 ** (attempts - 1), self.retry_max_s))
+    def pause_s(self, attempts: int, asked_s: float = 0.0) -> float:
+        """Before the attempt after the `attempts`-th: doubling, at least what was asked for,
+        bounded."""
+        return min(max(asked_s, self.retry_min_s * 2.0 ** (attempts - 1)), self.retry_max_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,7 @@ class Passed:
 @dataclass(frozen=True, slots=True)
 class Failed:
     trouble: Trouble
+    after_s: float = 0.0  # What the other side asks to be left alone.
 
 
 Outcome = Answered | Asked | Passed | Failed
@@ -112,10 +117,13 @@ class TurnRunner:
         replies: Replies,
         registry: Registry,
         *,
+        ward: Ward,
         patience: Patience,
         read_file: ReadFile = no_files,
+        aside: Aside = nullcontext,
     ) -> None:
         self._desk, self._replies, self._registry = desk, replies, registry
+        self._ward, self._aside = ward, aside
         self._patience, self._read_file = patience, read_file
         self._suspects = asyncio.Lock()
 
@@ -143,19 +151,20 @@ class TurnRunner:
             outcome = await self._attempt(turn, agent)
             match outcome:
                 case Answered(text, also):
-                    route = msgspec.structs.replace(turn.notes.route, agent=agent.name)
                     return await self._replies.finish(
-                        turn, text, agent=agent.name, route=route, also=also
+                        turn, text, agent=agent.name, route=_keeps(turn, agent), also=also
                     )
                 case Asked(question):
                     return await self._replies.ask(turn, question)
                 case Passed(to):
                     if not self._pass_on(turn, to):
                         return await self._replies.apologise(turn, IN_CIRCLES)
-                case Failed(trouble):
+                case Failed(trouble) if trouble.again and self._fall_back(turn, agent):
+                    pass
+                case Failed(trouble, after_s):
                     if not trouble.again or turn.record.attempts >= TURN_ATTEMPTS:
                         return await self._replies.apologise(turn, trouble)
-                    await asyncio.sleep(self._patience.pause_s(turn.record.attempts))
+                    await asyncio.sleep(self._patience.pause_s(turn.record.attempts, after_s))
                 case _:
                     assert_never(outcome)
 
@@ -183,10 +192,11 @@ class TurnRunner:
 
         tools = LiveTools(self._desk, turn, draft, alive)
         try:
-            async with limit:
+            async with self._ward.place(agent, self._aside), limit:
                 outcome = await self._listen(turn, agent, draft, tools, alive)
         except Exception as error:
-            outcome = Failed(self._judge(agent, error, limit.expired()))
+            asked_s = error.after_ms / 1000 if isinstance(error, Unavailable) else 0.0
+            outcome = Failed(self._judge(agent, error, limit.expired()), asked_s)
         except (Suspended, BaseExceptionGroup, SystemExit, asyncio.CancelledError) as error:
             # An agent may wait for a task that was cancelled, ask inside a task group, or exit:
             # none of that ends the lane. Only our own cancellation does.
@@ -209,14 +219,23 @@ class TurnRunner:
         alive: Callable[[], None],
     ) -> Outcome:
         memory = turn.notes.memory(agent.name)
-        live = self._live(turn, tools, memory.kept, memory.history)
-        passed = await _follow(agent, live, draft, alive)
+        kept: dict[str, Any] = {}
+
+        def begin() -> AsyncIterator[AgentEvent]:
+            nonlocal kept
+            kept = turn.notes.memory(agent.name).kept
+            tools.begin()
+            return agent.run(self._live(turn, tools, kept, memory.history))
+
+        if turn.journal.preface:
+            draft.add(turn.journal.preface + "\n\n")
+        passed = await _follow(self._ward.run(agent, begin), draft, alive)
         if passed is not None:
             return Passed(passed)
         text = cut_reply(draft.text)
         said = (("user", turn.text), *_asked(turn), ("agent", text))
-        kept = after_exchange(memory, live.memory, said)
-        put = self._desk.notebook.put_memory(turn.record.conversation, agent.name, kept)
+        kept_now = after_exchange(memory, kept, said)
+        put = self._desk.notebook.put_memory(turn.record.conversation, agent.name, kept_now)
         return Answered(text, (put,))
 
     def _live(
@@ -256,7 +275,19 @@ class TurnRunner:
         turn.record = replace(turn.record, agent=to, attempts=0, reason=reason)
         return True
 
+    def _fall_back(self, turn: OpenTurn, agent: AgentKind) -> bool:
+        """Pass the message to the agent that stands in for this one, where there is one and
+        nothing has taken effect yet."""
+        to = agent.terms.fallback or self._registry.declared.routing.fallback
+        if not to or to == agent.name or turn.journal.calls or not self._pass_on(turn, to):
+            return False
+        turn.record = replace(turn.record, reason=f"stands in for {agent.name}")
+        turn.journal.preface = stands_in(agent.name, to)
+        return True
+
     def _judge(self, agent: AgentKind, error: Exception, expired: bool) -> Trouble:
+        if expired:
+            self._ward.timed_out(agent)
         trouble = TIMED_OUT if expired and isinstance(error, TimeoutError) else classify(error)
         # Where it failed, for the developer; never its message, which may quote the person.
         frames = traceback.extract_tb(error.__traceback__)
@@ -271,11 +302,17 @@ def _is_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
+def _keeps(turn: OpenTurn, agent: AgentKind) -> Route:
+    """Who has the conversation after this answer; not whoever only stood in."""
+    if turn.journal.preface:
+        return turn.notes.route
+    return msgspec.structs.replace(turn.notes.route, agent=agent.name)
+
+
 async def _follow(
-    agent: AgentKind, live: Turn, draft: Draft, alive: Callable[[], None]
+    events: AsyncGenerator[AgentEvent, None], draft: Draft, alive: Callable[[], None]
 ) -> str | None:
-    """Collect the agent's events into the draft; the agent it passes the turn to, if any."""
-    events: Any = agent.run(live)
+    """Collect an agent's events into the draft; the agent it passes the turn to, if any."""
     async with aclosing(events):
         async for event in events:
             alive()
@@ -286,9 +323,7 @@ async def _follow(
                     draft.status(text)
                 case Handoff(to):
                     return str(to)
-                case Done():
-                    return None
-                case Media() | ToolCall() | ToolResult() | Usage():
+                case Media() | ToolCall() | ToolResult() | Usage() | Done():
                     pass
     return None
 

@@ -11,10 +11,12 @@ from types import TracebackType
 
 from angarium.adapters.store import OpenedStore
 from angarium.agents.contract import AgentKind
+from angarium.agents.declared import Declared, Routing
 from angarium.agents.gateway import Gateway
 from angarium.agents.guard import Admit, admit_everybody
 from angarium.agents.registry import Registry
 from angarium.agents.turns import Patience
+from angarium.agents.ward import Ward
 from angarium.clock import ManualClock
 from angarium.e2ee.body import Body
 from angarium.ids import ConversationId, DeviceId, MessageKey, UserId, uuid7
@@ -27,6 +29,7 @@ from angarium.testing.fakes import FixedKeySealer, MemoryEndpoint, MemoryRelay, 
 GATEWAY_USER = UserId("@gateway:test")
 GATEWAY_DEVICE = DeviceId("GATEWAY1")
 PERSON = UserId("@ada:test")
+DEFAULT_ROUTING = Routing()
 CONVERSATION = ConversationId("01999999-0000-7000-8000-000000000001")
 
 
@@ -61,19 +64,21 @@ class AgentWorld:
         agents: Sequence[AgentKind],
         *,
         default: str = "",
+        routing: Routing = DEFAULT_ROUTING,
         patience: Patience | None = None,
         admit: Admit = admit_everybody,
         reach: Callable[[Store], Reach] = as_they_are,
+        ward: Ward | None = None,
         journal: bool = True,
         turns_at_once: int = 8,
         turns_held_max: int = 1000,
         open_store: OpenStore = in_memory,
     ) -> None:
-        self.registry = Registry(agents, default)
+        self.registry = Registry(Declared(tuple(agents), routing), default)
         self.clock = ManualClock()
         self.relay = MemoryRelay()
         self._patience, self._admit, self._reach = patience, admit, reach
-        self._journal = journal
+        self._journal, self._ward = journal, ward
         self._turns_at_once, self._turns_held_max = turns_at_once, turns_held_max
         self._sealer = FixedKeySealer()
         self._open_store = open_store
@@ -134,6 +139,7 @@ class AgentWorld:
             registry=self.registry,
             clock=self.clock,
             admit=self._admit,
+            ward=self._ward,
             patience=self._patience,
             journal=self._journal,
             turns_at_once=self._turns_at_once,

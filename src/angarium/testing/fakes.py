@@ -6,7 +6,7 @@ moment, as a crash would, and make another one over the same vault and relay.
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import msgspec
@@ -52,6 +52,7 @@ class MemoryRelay:
 
     def __init__(self) -> None:
         self.log: dict[ConversationId, list[Sent]] = {}
+        self.on_append: Callable[[Sent], None] = lambda sent: None
 
     def append(self, conversation: ConversationId, key: MessageKey, body: Body) -> Sent:
         """Store it, or return what an earlier append of the key stored."""
@@ -61,6 +62,7 @@ class MemoryRelay:
             return known
         sent = Sent(conversation, len(log) + 1, key, body)
         log.append(sent)
+        self.on_append(sent)
         return sent
 
     def sent_by_key(self, key: MessageKey) -> Sent | None:

@@ -19,6 +19,7 @@ BENCHES = {
     "append": "durable appends through the relay: wire, protocol, group commit",
     "cluster": "one node and three on MongoDB and Redis: throughput, and a rolling restart",
     "journey": "person -> seal -> relay -> gateway -> function agent -> sealed reply",
+    "resilience": "what guarding a call to an agent costs, and what others notice of a bad one",
 }
 
 
