@@ -59,6 +59,7 @@ from angarium.server.webhooks import webhook_router
 from angarium.server.websocket import WebSocketServer
 from angarium.storage.contract import Fence
 from angarium.telemetry.log import get_logger
+from angarium.telemetry.loop_watch import LoopWatch
 from angarium.telemetry.metrics import Metrics
 
 SERVICE_TOKEN_TTL_S = 3600.0
@@ -143,6 +144,10 @@ class Node:
         settings = self.settings
         ownership = Ownership(settings.data, self.services)
         self._parts.callback(ownership.close)
+        watch = LoopWatch(_tell_blocked)
+        watch.start()
+        self._parts.callback(watch.stop)
+        self._gauges("loop", "Of the event loop.", lambda: {"blocked": watch.blocked})
         self.owner = ownership.name
         opened = await open_store(settings, self.clock)
         self._parts.push_async_callback(opened.close)
@@ -419,6 +424,10 @@ class Node:
 async def _end(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+def _tell_blocked(held_s: float, where: str) -> None:
+    log.warning("loop.blocked", seconds=round(held_s, 1), where=where)
 
 
 def _one(read: Figures, name: str) -> float:
