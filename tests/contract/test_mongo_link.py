@@ -11,8 +11,11 @@ import pytest
 
 pytest.importorskip("pymongo", reason="the MongoDB adapter needs pymongo")
 
+from angarium.clock import ManualClock
 from angarium.errors import Unavailable
 from angarium.storage.mongo.link import Link
+from angarium.storage.mongo.store import open_mongo
+from angarium.testing.redis_server import quiet_port
 
 
 @pytest.mark.slow
@@ -37,3 +40,15 @@ def test_a_link_to_a_store_that_is_gone_leaves_no_socket_behind(
                 asyncio.run(open_and_close())
                 gc.collect()
         assert left == []
+
+
+def test_a_store_that_is_away_at_a_start_is_named_without_its_password() -> None:
+    async def scenario() -> None:
+        place = f"127.0.0.1:{quiet_port()}"
+        uri = f"mongodb://ann:secret@{place}/?serverSelectionTimeoutMS=100"
+        with pytest.raises(Unavailable, match=place) as caught:
+            await open_mongo(uri, ManualClock(), call_s=0.2)
+
+        assert "secret" not in str(caught.value)
+
+    asyncio.run(scenario())

@@ -5,6 +5,7 @@ import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import pymongo
 from bson import Int64
@@ -120,6 +121,11 @@ class Link:
             read_concern=ReadConcern("majority" if guards.majority else "local"),
             read_preference=ReadPreference.PRIMARY,
         )
+
+    @property
+    def hosts(self) -> str:
+        """Where the store is, as the URI says, without who we are there."""
+        return urlsplit(self.uri).netloc.rpartition("@")[2]
 
     def __getitem__(self, name: str) -> Documents:
         return self.database[name]

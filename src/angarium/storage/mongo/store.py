@@ -6,7 +6,7 @@ import secrets
 from bson import ObjectId
 
 from angarium.clock import Clock
-from angarium.errors import StoreUnwritable
+from angarium.errors import StoreUnwritable, Unavailable
 from angarium.limits import MONGO_CALL_S
 from angarium.storage.contract import Store
 from angarium.storage.mongo.appends import Appends
@@ -143,8 +143,10 @@ async def open_mongo(
             clock = ServerClock(link, clock)
             await clock.measure()
         await fold_journals(link)
-    except BaseException:
+    except BaseException as error:
         await link.close()
+        if isinstance(error, Unavailable):
+            raise Unavailable(f"{error} (at {link.hosts})", error.after_ms) from None
         raise
     return MongoStore(link, clock, guards, cluster=cluster)
 
