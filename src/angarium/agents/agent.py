@@ -1,53 +1,17 @@
 """How a developer declares an agent: a name, a sentence, and an async function."""
 
-import re
 from collections.abc import AsyncIterator, Sequence
 from inspect import isasyncgenfunction, iscoroutinefunction
-from typing import Any, TypedDict, TypeVar, Unpack
+from typing import TypeVar, Unpack
 
-from angarium.agents.contract import AgentEvent, Handoff, Host, OnBusy, Skill, Terms, Turn
+from angarium.agents.contract import AgentEvent, Handoff, Host, Skill, Turn
 from angarium.agents.kinds.function import TurnFunction, run_function
+from angarium.agents.terms import TermOptions, check_name, make_terms
 from angarium.errors import Misconfigured
 
-_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+__all__ = ["Agent", "TermOptions", "ask", "check_name", "handoff", "make_terms", "skill"]
+
 _Function = TypeVar("_Function", bound=TurnFunction)
-
-
-def check_name(name: str) -> str:
-    """Raises Misconfigured for a name that cannot be mentioned as `@name`."""
-    if not _NAME.fullmatch(name):
-        raise Misconfigured(
-            f"agent name {name!r}: use up to 32 lower-case letters, digits, - and _,"
-            " starting with a letter"
-        )
-    return name
-
-
-class TermOptions(TypedDict, total=False):
-    """The terms that every kind of agent takes, as keywords; `Terms` says what they mean."""
-
-    skills: Sequence[Skill]
-    examples: Sequence[str]
-    channels: Sequence[str]
-    on_busy: OnBusy
-    first_event_s: float
-    quiet_s: float
-    timeout_s: float
-    at_once: int
-    budget_usd: float
-    can_handoff: Sequence[str]
-    fallback: str
-
-
-def make_terms(options: TermOptions) -> Terms:
-    """Bare `examples` are one more skill, without a name. Raises TypeError for other names."""
-    given: dict[str, Any] = dict(options)
-    examples = tuple(given.pop("examples", ()))
-    skills = tuple(given.pop("skills", ()))
-    for name in ("channels", "can_handoff"):
-        if name in given:
-            given[name] = tuple(given[name])
-    return Terms(skills=(*skills, *((Skill("", examples),) if examples else ())), **given)
 
 
 class Agent:
