@@ -8,6 +8,7 @@ peer needs in order to act (`expect_cs`, `after_ms`) are attributes, listed in `
     |-- Unavailable        try again later (with `after_ms`)
     |-- Unauthenticated    who is asking is not known
     |-- Untrusted          end-to-end: keys, ratchets and envelopes do not add up
+    |-- AgentFailed        an agent gave no answer, or none that can be read
     `-- Misconfigured      start-up: settings, ports, disk, schema
 """
 
@@ -269,6 +270,39 @@ class SealBroken(Untrusted):
     """A sealed record does not open: other key, other place, or changed bytes."""
 
     code = "seal_broken"
+
+
+# --- agents -------------------------------------------------------------------------------
+
+
+class AgentFailed(AngariumError):
+    """The agent gave no answer; what it did before is not undone."""
+
+    code, http_status = "agent_error", 502
+
+
+class AgentTimedOut(AgentFailed):
+    """The agent took longer than its terms allow and was stopped."""
+
+    code, http_status = "timed_out", 504
+
+
+class BadReply(AgentFailed):
+    """What a remote agent answered cannot be read; see that it follows its protocol."""
+
+    code = "bad_reply"
+
+
+class ReplyCutOff(BadReply):
+    """A remote agent's answer stopped before its end; nothing was repeated."""
+
+    code = "reply_cut_off"
+
+
+class NoReply(BadReply):
+    """A remote agent took the message and will not answer here; it must answer at once."""
+
+    code = "no_reply"
 
 
 # --- start-up -----------------------------------------------------------------------------

@@ -182,6 +182,12 @@ PART_CHARS_MAX = 200  # ... or until they are this long.
 STATUSES_PER_TURN_MAX = 100  # More are dropped.
 STILL_WORKING_S = 4.0  # Silence after which the person is told that work goes on.
 
+# Requests to agents over HTTP, outside of conversations.
+DIRECT_RUNS_MAX = 512  # Of one gateway at once. More: Busy.
+DIRECT_PLACE_WAIT_S = 10.0  # For a place at the agent. Longer: Busy.
+DIRECT_EVENTS_WAITING = 64  # Not read by the caller; then the agent waits.
+DIRECT_HISTORY_MAX = 200  # Messages of a request that an agent sees; the newest.
+
 # WhatsApp bridge.
 WEBHOOK_BYTES_MAX = 1024 * 1024
 OUTBOX_ATTEMPTS = 8

@@ -3,7 +3,16 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from angarium.errors import AngariumError, Busy, OutcomeUnknown, TooLarge, Undecryptable
+from angarium.errors import (
+    AngariumError,
+    BadReply,
+    Busy,
+    NoReply,
+    OutcomeUnknown,
+    ReplyCutOff,
+    TooLarge,
+    Undecryptable,
+)
 from angarium.ids import UserId
 from angarium.limits import REPLY_BYTES_MAX, TURN_TEXT_CHARS_MAX
 
@@ -62,6 +71,11 @@ FLOODED = Trouble(
     TooLarge.code, "Sorry, the answer became far too long, so I stopped.", again=False
 )
 BROKEN = Trouble("agent_error", "Sorry, something went wrong while answering.", again=False)
+UNREADABLE = "Sorry, the answer came in a form that I cannot read. Please try again."
+_BAD_REPLIES = {
+    ReplyCutOff.code: "Sorry, the answer broke off before its end. Please try again.",
+    NoReply.code: "Your message has arrived, but I have no answer to it here.",
+}
 BROKEN_FOR_NOW = Trouble("agent_unavailable", TIRED.sentence, again=True)
 
 
@@ -93,6 +107,8 @@ def classify(error: Exception) -> Trouble:
         return BUSY
     if isinstance(error, TooLarge):
         return FLOODED
+    if isinstance(error, BadReply):
+        return Trouble(error.code, _BAD_REPLIES.get(error.code, UNREADABLE), again=False)
     if isinstance(error, AngariumError):
         return BROKEN_FOR_NOW if error.retryable else BROKEN
     # Files and names fail the same way again; connections may not.

@@ -12,7 +12,14 @@ from angarium.agents.guard import (
     classify,
     cut_reply,
 )
-from angarium.errors import NotFound, OutcomeUnknown, Unavailable
+from angarium.errors import (
+    BadReply,
+    NoReply,
+    NotFound,
+    OutcomeUnknown,
+    ReplyCutOff,
+    Unavailable,
+)
 from angarium.limits import REPLY_BYTES_MAX, TURN_TEXT_CHARS_MAX
 
 
@@ -54,3 +61,10 @@ def test_a_long_reply_is_cut_between_characters_and_says_so(letter):
 )
 def test_errors_of_agents_are_told_apart(error, trouble):
     assert classify(error) is trouble
+
+
+@pytest.mark.parametrize("error", [BadReply("x"), ReplyCutOff("x"), NoReply("x")])
+def test_an_answer_that_cannot_be_read_is_named_told_and_not_asked_for_again(error):
+    trouble = classify(error)
+    assert (trouble.code, trouble.again) == (error.code, False)
+    assert trouble.sentence

@@ -1,0 +1,413 @@
+"""One turn outside a conversation: whoever asks over HTTP waits for the answer and has it all.
+
+The request is the conversation. Nothing is written: what must outlive the request (the journal
+of a turn that asks something, the memory) is the caller's, who hands it in again.
+"""
+
+import asyncio
+import hashlib
+import logging
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from angarium.agents.contract import (
+    AgentEvent,
+    AgentKind,
+    Attachment,
+    Done,
+    Effect,
+    Handoff,
+    Person,
+    Status,
+    Text,
+    Turn,
+    Usage,
+)
+from angarium.agents.guard import Admit, admit_everybody, check_inbound, stands_in
+from angarium.agents.guard import classify as judge
+from angarium.agents.ledger import Journal, Question, call_name, idempotency_key, result_of
+from angarium.agents.registry import Registry
+from angarium.agents.tools import EFFECTS, Suspended
+from angarium.agents.ward import Ward
+from angarium.clock import Clock
+from angarium.errors import (
+    AgentFailed,
+    AgentTimedOut,
+    AngariumError,
+    BadReply,
+    Busy,
+    Conflict,
+    NotFound,
+    OutcomeUnknown,
+    RateLimited,
+    TooLarge,
+    Unavailable,
+)
+from angarium.ids import UserId
+from angarium.limits import (
+    DIRECT_EVENTS_WAITING,
+    DIRECT_HISTORY_MAX,
+    DIRECT_PLACE_WAIT_S,
+    DIRECT_RUNS_MAX,
+    HANDOFFS_PER_TURN_MAX,
+    STATUSES_PER_TURN_MAX,
+    TURN_TEXT_CHARS_MAX,
+)
+
+_log = logging.getLogger(__name__)
+BUSY_AFTER_MS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The run ended at a question. Set `question.answer` and run again with the same journal,
+    text and key: the agent starts from its beginning and finds the answer."""
+
+    question: Question
+    agent: str
+
+
+DirectEvent = AgentEvent | Asked
+Used = Callable[[AgentKind, Person, Usage], Awaitable[None]]
+"""What is told of every `Usage`; whatever it raises ends the run."""
+
+
+async def use_freely(_agent: AgentKind, _person: Person, _usage: Usage) -> None:
+    """The hook of a gateway that counts nothing."""
+
+
+@dataclass(slots=True)
+class _Request:
+    """One run, while it goes."""
+
+    text: str
+    person: Person
+    history: tuple[tuple[str, str], ...]
+    files: tuple[Attachment, ...]
+    conversation: str
+    sequence: int
+    key: str
+    journal: Journal
+    memory: dict[str, Any]
+    told: asyncio.Queue[Any] = field(
+        default_factory=lambda: asyncio.Queue(DIRECT_EVENTS_WAITING)
+    )
+    begun: bool = False  # Something was said that cannot be taken back.
+
+
+class DirectRunner:
+    """Runs agents for requests: guarded, timed by the agent's terms, within the ward."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        ward: Ward,
+        clock: Clock,
+        *,
+        admit: Admit = admit_everybody,
+        used: Used = use_freely,
+        runs_max: int = DIRECT_RUNS_MAX,
+        new_key: Callable[[], str] = lambda: uuid.uuid4().hex,
+    ) -> None:
+        self._registry, self._ward, self._clock = registry, ward, clock
+        self._admit, self._used = admit, used
+        self._runs_max, self._new_key = runs_max, new_key
+        self._running = 0
+
+    @property
+    def running(self) -> int:
+        return self._running
+
+    async def run(
+        self,
+        agent_name: str,
+        text: str,
+        history: Sequence[tuple[str, str]],
+        person: Person,
+        files: Sequence[Attachment] = (),
+        *,
+        conversation: str = "",
+        key: str = "",
+        journal: Journal | None = None,
+        memory: dict[str, Any] | None = None,
+    ) -> AsyncGenerator[DirectEvent, None]:
+        """The events of one turn, ended by `Done`, or by `Asked` where the agent asks.
+
+        `history` is (role, text) with the roles `user` and `agent`, oldest first. `key` is the
+        request's idempotency key: tools see keys derived from it and the person. `journal` and
+        `memory` are used and changed; hand in what an earlier run left in them.
+
+        Closing the iterator stops the agent. Raises NotFound, TooLarge, RateLimited, Busy,
+        Unavailable, AgentTimedOut, BadReply, OutcomeUnknown, and AgentFailed for all else.
+        """
+        if self._registry.find(agent_name) is None:
+            raise NotFound(f"there is no agent {agent_name[:40]!r}")
+        self._check(text, person)
+        key = key or self._new_key()
+        scoped = hashlib.sha256(f"{person.user}\0{key}".encode()).digest()
+        request = _Request(
+            text=text,
+            person=person,
+            history=_cut(history),
+            files=tuple(files),
+            conversation=conversation or str(uuid.UUID(bytes=scoped[:16])),
+            sequence=int.from_bytes(scoped[16:22], "big"),
+            key=scoped.hex(),
+            journal=journal or Journal(),
+            memory={} if memory is None else memory,
+        )
+        if self._running >= self._runs_max:
+            raise Busy("too many requests are being answered", BUSY_AFTER_MS)
+        self._running += 1
+        work = asyncio.create_task(self._work(request, agent_name), name="direct run")
+        try:
+            while (event := await request.told.get()) is not None:
+                yield event
+            await work
+        finally:
+            # Its own task: what ends a time-out must be the agent, never whoever reads.
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+            self._running -= 1
+
+    def _check(self, text: str, person: Person) -> None:
+        trouble = check_inbound(text, UserId(person.user), self._admit)
+        if trouble is None:
+            return
+        if trouble.code == RateLimited.code:
+            raise RateLimited(trouble.sentence, 60_000)
+        if trouble.code == TooLarge.code:
+            raise TooLarge(trouble.sentence)
+        raise AgentFailed(trouble.sentence)
+
+    async def _work(self, request: _Request, agent_name: str) -> None:
+        """Put the events into `request.told`, None at the end."""
+        handoffs = 0
+        try:
+            while agent_name:
+                agent = self._registry.find(agent_name)
+                if agent is None or handoffs > HANDOFFS_PER_TURN_MAX:
+                    raise AgentFailed("no agent here could take this over the API")
+                try:
+                    agent_name = await self._attempt(request, agent)
+                except AngariumError as error:
+                    agent_name = self._stand_in(request, agent, error)
+                    if not agent_name:
+                        raise
+                    text = stands_in(agent.name, agent_name) + "\n\n"
+                    await request.told.put(Text(text))
+                handoffs += 1
+        finally:
+            # Where the queue is full and the reader gone, nobody waits for the end.
+            if not _is_cancelled():
+                await request.told.put(None)
+
+    async def _attempt(self, request: _Request, agent: AgentKind) -> str:
+        """Run the agent; the name of the one that it passes the request to, or nothing."""
+        loop, terms = asyncio.get_running_loop(), agent.terms
+        limit = asyncio.timeout(terms.first_event_s)
+        end_s = loop.time() + terms.timeout_s
+
+        def alive() -> None:
+            if not limit.expired():
+                limit.reschedule(min(loop.time() + terms.quiet_s, end_s))
+
+        tools = DirectTools(request.journal, request.key, agent.name, request.told, alive)
+        try:
+            async with AsyncExitStack() as stack:
+                await self._enter(stack, agent)
+                await stack.enter_async_context(limit)
+                return await self._listen(request, agent, tools, alive)
+        except Exception as error:
+            if limit.expired():
+                self._ward.timed_out(agent)
+            if tools.question is None:
+                raise _coded(agent, error, limit.expired()) from error
+        except (Suspended, BaseExceptionGroup, SystemExit, asyncio.CancelledError) as error:
+            # As in a conversation: none of these ends more than the agent's own run.
+            if isinstance(error, asyncio.CancelledError) and _is_cancelled():
+                raise
+            if tools.question is None:
+                raise AgentFailed("the agent stopped itself") from error
+        finally:
+            tools.close()
+        await request.told.put(Asked(tools.question, agent.name))
+        return ""
+
+    async def _enter(self, stack: AsyncExitStack, agent: AgentKind) -> None:
+        """One of the agent's places, or Busy: whoever waits here holds a connection."""
+        try:
+            async with asyncio.timeout(DIRECT_PLACE_WAIT_S):
+                await stack.enter_async_context(self._ward.place(agent))
+        except TimeoutError:
+            raise Busy(f"{agent.name} has too much to do", BUSY_AFTER_MS) from None
+
+    async def _listen(
+        self,
+        request: _Request,
+        agent: AgentKind,
+        tools: "DirectTools",
+        alive: Callable[[], None],
+    ) -> str:
+        def begin() -> AsyncIterator[AgentEvent]:
+            tools.begin()
+            return agent.run(
+                Turn(
+                    conversation=request.conversation,
+                    sequence=request.sequence,
+                    text=request.text,
+                    person=request.person,
+                    agent=agent.name,
+                    attempt=1,
+                    tools=tools,
+                    attachments=request.files,
+                    memory=request.memory,
+                    history=request.history,
+                )
+            )
+
+        async with aclosing(self._ward.run(agent, begin)) as events:
+            async for event in events:
+                alive()
+                if isinstance(event, Usage):
+                    await self._used(agent, request.person, event)
+                if tools.hold(event):
+                    continue
+                request.begun = request.begun or not isinstance(event, Status)
+                await request.told.put(event)
+                if isinstance(event, Handoff):
+                    return str(event.to) or "human"
+        for held in tools.release():
+            await request.told.put(held)
+        await request.told.put(Done())
+        return ""
+
+    def _stand_in(self, request: _Request, agent: AgentKind, error: AngariumError) -> str:
+        """Who answers instead, while nothing was said or done yet."""
+        to = agent.terms.fallback or self._registry.declared.routing.fallback
+        passes = error.retryable and not request.begun and not request.journal.calls
+        return to if passes and to != agent.name and self._registry.find(to) else ""
+
+
+class DirectTools:
+    """TurnTools of one run; all in memory. `question` is set when it ended at one."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        key: str,
+        agent: str,
+        told: asyncio.Queue[Any],
+        alive: Callable[[], None],
+    ) -> None:
+        self._journal, self._key, self._agent = journal, key, agent
+        self._told, self._alive = told, alive
+        self._asked = self._statuses = 0
+        self._held: list[AgentEvent] = []
+        self._closed = False
+        self.question: Question | None = None
+
+    def begin(self) -> None:
+        """The agent starts from the beginning: its first question is the first again."""
+        self._asked = 0
+        self._held = []
+
+    def hold(self, event: AgentEvent) -> bool:
+        """Whether the event waits: what is said before an answered question was said then."""
+        answered = [
+            asked
+            for asked in self._journal.questions
+            if asked.answer is not None and asked.name.startswith(f"{self._agent}/")
+        ]
+        if not isinstance(event, Text) or self._asked >= len(answered):
+            return False
+        self._held.append(event)
+        return True
+
+    def release(self) -> list[AgentEvent]:
+        """What was held and belongs to no question after all."""
+        held, self._held = self._held, []
+        return held
+
+    async def ask(self, question: str, options: Sequence[str] = (), name: str = "") -> str:
+        """Return the answer if there is one; otherwise end this run at the question."""
+        self._check_open()
+        self._asked += 1
+        known_as = f"{self._agent}/{name or self._asked}"
+        known = self._journal.find_question(known_as)
+        if known is not None and known.answer is not None:
+            self._held = []
+            self._alive()
+            return known.answer
+        self.question = known or self._journal.add_question(
+            known_as, question, list(options), 0
+        )
+        raise Suspended
+
+    async def call(
+        self, name: str, effect: Effect, do: Callable[[str], Awaitable[Any]], *arguments: Any
+    ) -> Any:
+        """Run `do(idempotency_key)`; within one journal a finished call is not run again."""
+        if effect not in EFFECTS:
+            raise ValueError(f"effect is one of {', '.join(EFFECTS)}, not {effect!r}")
+        self._check_open()
+        self._alive()
+        call = call_name(self._agent, name, arguments)
+        known = self._journal.begin(call, effect)
+        if known is not None:
+            return result_of(known)
+        result = self._journal.finish(call, await do(idempotency_key(self._key, 0, call)))
+        self._alive()
+        return result
+
+    async def keep(self, name: str, value: bytes) -> None:
+        """Save `value` in the journal, which is the caller's to store."""
+        self._check_open()
+        self._journal.kept[f"{self._agent}/{name}"] = value
+
+    def kept(self, name: str) -> bytes | None:
+        """What was kept under `name`."""
+        return self._journal.kept.get(f"{self._agent}/{name}")
+
+    async def status(self, text: str) -> None:
+        """Show progress; dropped where nobody reads it."""
+        if self._closed or self._statuses >= STATUSES_PER_TURN_MAX:
+            return
+        self._statuses += 1
+        self._alive()
+        if not self._told.full():
+            self._told.put_nowait(Status(text))
+
+    def close(self) -> None:
+        """After this, tasks that the agent left behind can change nothing."""
+        self._closed = True
+
+    def _check_open(self) -> None:
+        if self._closed or self.question is not None:
+            raise Conflict("this run is over")
+
+
+def _coded(agent: AgentKind, error: Exception, expired: bool) -> AngariumError:
+    """What the caller is told; never the sentence of an error that is not ours."""
+    _log.warning("agent %s failed a request: %s", agent.name, type(error).__name__)
+    trouble = judge(error)
+    if expired and isinstance(error, TimeoutError):
+        return AgentTimedOut("the agent took too long and was stopped")
+    if isinstance(error, Unavailable):
+        return type(error)(trouble.sentence, error.after_ms)
+    if isinstance(error, BadReply | OutcomeUnknown | TooLarge):
+        return type(error)(trouble.sentence)
+    return Unavailable(trouble.sentence) if trouble.again else AgentFailed(trouble.sentence)
+
+
+def _cut(history: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    newest = history[-DIRECT_HISTORY_MAX:]
+    return tuple((role, text[:TURN_TEXT_CHARS_MAX]) for role, text in newest)
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
