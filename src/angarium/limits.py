@@ -142,6 +142,14 @@ TURN_SUSPECT_ATTEMPTS = 2  # Begun so often before this process and not ended: o
 TURN_TIMEOUT_S = 60.0
 TURN_FIRST_EVENT_S = 15.0
 TURN_QUIET_S = 30.0  # Between two signs of life of an agent.
+AGENTS_MAX = 1000  # Of a node. More discovered ones are left out; more declared: Misconfigured.
+AGENT_OPEN_S = 30.0  # An agent that is not warm by then is closed and opened again later,
+AGENT_REOPEN_MIN_S = 5.0  # ... after pauses that double from here
+AGENT_REOPEN_MAX_S = 300.0  # ... to here; its turns may connect by themselves meanwhile.
+AGENT_OPENS_AT_ONCE = 16  # The rest waits.
+AGENT_START_WAIT_S = 5.0  # A node serves after this, whoever of its agents is not warm yet.
+AGENT_LEAVE_S = 120.0  # An agent that was replaced is closed then, even if turns still run.
+AGENT_CLOSE_S = 5.0  # A close that takes longer is given up.
 TURN_STALE_S = 15 * 60  # Older messages get no surprise answer.
 # How long people wait for another gateway or bridge when one dies. Shorter, and an agent that
 # holds up its process, or a store that elects a primary, would cost turns that run again.

@@ -9,6 +9,7 @@ from angarium.agents.gateway import Gateway, MakeEndpoint
 from angarium.agents.registry import Registry, load_registry
 from angarium.agents.turns import ReadFile
 from angarium.agents.ward import Ward
+from angarium.agents.warmer import Warmer
 from angarium.clock import Clock
 from angarium.config import Settings
 from angarium.errors import Fenced, StoreUnwritable, Unavailable
@@ -48,12 +49,14 @@ class AgentService:
         self._is_open = False
         self.ward = Ward(clock, peers)
         self.registry: Registry
+        self.warmer: Warmer
         self.gateway: Gateway
 
     async def open(self) -> list[APIRouter]:
         """Load the agents; returns the routes they add. Raises Misconfigured."""
         settings, store = self._settings, self._store
         self.registry = load_registry(settings.agents, settings.default_agent)
+        self.warmer = Warmer(self.registry, self.ward)
         self.gateway = Gateway(
             make_endpoint=self._make_endpoint,
             device=await own_device(store.vault, self._user),
@@ -74,6 +77,7 @@ class AgentService:
         the agents' device ended (displaced, refused). Cancel it to stop."""
         gateway = self.gateway
         try:
+            await self.warmer.start()
             while True:
                 try:
                     await gateway.open()
@@ -88,7 +92,10 @@ class AgentService:
                 await asyncio.sleep(RETRY_GATEWAY_S)
         finally:
             self._is_open = False
-            await gateway.close(grace_s=5.0)
+            try:
+                await gateway.close(grace_s=5.0)
+            finally:
+                await self.warmer.close()
 
     def check(self, may_stand_by: Callable[[Gateway], bool]) -> Callable[[], Awaitable[None]]:
         """A check of its health: it works, or stands by where that is enough."""

@@ -201,11 +201,14 @@ class AgentKind(Protocol):
     terms: Terms
 
     async def open(self, host: Host) -> None:
-        """Become warm: connect what is kept between turns. Called once before the first turn;
-        may fail, then turns fail or connect by themselves."""
+        """Become warm: connect what is kept between turns. Called before the first turn, for at
+        most AGENT_OPEN_S; may fail, then turns fail or connect by themselves meanwhile, and
+        after `close` it is called again. The same task calls `close`."""
         ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Give up what `open` made, also where it failed half-way. No turn runs any more."""
+        ...
 
     def run(self, turn: Turn) -> AsyncIterator[AgentEvent]:
         """Answer the turn. May raise anything: the gateway classifies, retries, apologises.

@@ -35,9 +35,26 @@ class EvalCase:
 
 
 @dataclass(frozen=True, slots=True)
+class Kubernetes:
+    """Find agents among the Knative services, or the plain ones, of a Kubernetes cluster.
+
+    Inside a pod nothing but `selector` need be said: where the API is, its certificate and the
+    token come from the pod's service account.
+    """
+
+    selector: str = "angarium.dev/agent=true"
+    namespace: str = ""  # Empty: all namespaces; the token must allow that.
+    kinds: tuple[Literal["knative", "service"], ...] = ("knative", "service")
+    url: str = ""  # Of the API, outside a pod: `kubectl proxy` gives one.
+    token_file: str = ""
+    ca_file: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Declared:
     """All of one module or file."""
 
     agents: Sequence[AgentKind]
     routing: Routing = Routing()
     evals: tuple[EvalCase, ...] = ()
+    discovery: tuple[Kubernetes, ...] = ()

@@ -53,6 +53,8 @@ class Ward:
         self._flood = asyncio.Lock()
         self._breakers: dict[str, Breaker] = {}
         self._waiting = 0
+        self._inside: dict[int, int] = {}  # Turns by the agent they run on, old ones included.
+        self._leaving: dict[int, asyncio.Future[None]] = {}
 
     def breaker(self, name: str) -> Breaker:
         """The one breaker of that name."""
@@ -76,13 +78,38 @@ class Ward:
         """`async with ward.place(agent)`: one of the agent's places for as long as the block
         runs; `aside` while it waits for one. Entering raises Busy when too many wait already.
         """
-        return Place(self, self._room(agent), aside)
+        return Place(self, agent, self._room(agent), aside)
+
+    def outstanding(self, agent: AgentKind) -> int:
+        """How many turns have or want a place at this agent, not at another of its name."""
+        return self._inside.get(id(agent), 0)
+
+    async def wait_left(self, agent: AgentKind) -> None:
+        """Return when no turn has or wants a place at this very agent."""
+        while self.outstanding(agent):
+            if id(agent) not in self._leaving:
+                self._leaving[id(agent)] = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._leaving[id(agent)])
+
+    def entered(self, agent: AgentKind) -> None:
+        self._inside[id(agent)] = self.outstanding(agent) + 1
+
+    def left(self, agent: AgentKind) -> None:
+        remaining = self.outstanding(agent) - 1
+        if remaining:
+            self._inside[id(agent)] = remaining
+            return
+        self._inside.pop(id(agent), None)
+        waited = self._leaving.pop(id(agent), None)
+        if waited is not None:
+            waited.set_result(None)
 
     def _room(self, agent: AgentKind) -> "Room":
+        count = agent.terms.at_once or self._at_once
         room = self._rooms.get(agent.name)
         if room is None:
-            count = agent.terms.at_once or self._at_once
             room = self._rooms[agent.name] = Room(agent.name, count)
+        room.resize(count)
         return room
 
     async def wait_in(self, room: "Room", aside: Aside) -> None:
@@ -152,15 +179,23 @@ class Ward:
 class Room:
     """The places of one agent: so many are in, the rest waits in order."""
 
-    __slots__ = ("free", "name", "waiting")
+    __slots__ = ("_count", "free", "name", "waiting")
 
     def __init__(self, name: str, count: int) -> None:
-        self.name, self.free = name, count
+        self.name, self.free, self._count = name, count, count
         self.waiting: deque[asyncio.Future[None]] = deque()
+
+    def resize(self, count: int) -> None:
+        """An agent that was replaced may have another number of places."""
+        more, self._count = count - self._count, count
+        self.free += more
+        while self.free > 0 and self.waiting:
+            self.free -= 1
+            self.leave()
 
     def leave(self) -> None:
         """Hand the place to whoever waits longest."""
-        while self.waiting:
+        while self.waiting and self.free >= 0:
             handed = self.waiting.popleft()
             if not handed.done():
                 handed.set_result(None)
@@ -171,18 +206,24 @@ class Room:
 class Place:
     """One place in a room, for the time of a block."""
 
-    __slots__ = ("_aside", "_room", "_ward")
+    __slots__ = ("_agent", "_aside", "_room", "_ward")
 
-    def __init__(self, ward: Ward, room: Room, aside: Aside) -> None:
-        self._ward, self._room, self._aside = ward, room, aside
+    def __init__(self, ward: Ward, agent: AgentKind, room: Room, aside: Aside) -> None:
+        self._ward, self._agent, self._room, self._aside = ward, agent, room, aside
 
     async def __aenter__(self) -> None:
+        self._ward.entered(self._agent)
         if self._room.free > 0:
             self._room.free -= 1
-        else:
+            return
+        try:
             await self._ward.wait_in(self._room, self._aside)
+        except BaseException:
+            self._ward.left(self._agent)
+            raise
 
     async def __aexit__(self, *ended: object) -> None:
+        self._ward.left(self._agent)
         self._room.leave()
 
 

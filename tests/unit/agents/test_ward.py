@@ -232,3 +232,64 @@ def test_half_a_character_is_replaced() -> None:
         assert await said(ward()[0], Scripted([Text("a\ud800b")])) == [Text("a?b")]
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 1)])
+def test_an_agent_that_is_replaced_has_the_places_of_the_new_one(
+    before: int, after: int
+) -> None:
+    async def scenario() -> None:
+        guarded, _ = ward()
+        old, new = agent(at_once=before), agent(at_once=after)
+        inside, most, leave = 0, 0, asyncio.Event()
+
+        async def turn(one: Agent) -> None:
+            nonlocal inside, most
+            async with guarded.place(one):
+                inside += 1
+                most = max(most, inside)
+                await leave.wait()
+                inside -= 1
+
+        turns = [asyncio.create_task(turn(old)) for _ in range(4)]
+        await asyncio.sleep(0)
+        turns += [asyncio.create_task(turn(new)) for _ in range(4)]
+        await asyncio.sleep(0.01)
+        assert inside == most == 3
+        most = 0
+        leave.set()
+        await asyncio.gather(*turns)
+
+        assert most <= 3
+        leave.clear()
+        turns = [asyncio.create_task(turn(new)) for _ in range(8)]
+        await asyncio.sleep(0.01)
+        assert inside == after
+        leave.set()
+        await asyncio.gather(*turns)
+
+    asyncio.run(scenario())
+
+
+def test_an_agent_is_left_when_its_last_turn_has_neither_a_place_nor_waits_for_one() -> None:
+    async def scenario() -> None:
+        guarded, _ = ward()
+        old, leave = agent(at_once=1), asyncio.Event()
+
+        async def turn() -> None:
+            async with guarded.place(old):
+                await leave.wait()
+
+        turns = [asyncio.create_task(turn()) for _ in range(2)]
+        await asyncio.sleep(0)
+        left = [asyncio.create_task(guarded.wait_left(old)) for _ in range(2)]
+        turns[1].cancel()
+        await asyncio.sleep(0.01)
+        assert guarded.outstanding(old) == 1
+        assert not left[0].done()
+        leave.set()
+
+        await asyncio.gather(*left, *turns, return_exceptions=True)
+        assert guarded.outstanding(old) == 0
+
+    asyncio.run(scenario())
