@@ -45,6 +45,7 @@ class Kubernetes:
     selector: str = "angarium.dev/agent=true"
     namespace: str = ""  # Empty: all namespaces; the token must allow that.
     kinds: tuple[Literal["knative", "service"], ...] = ("knative", "service")
+    mode: Literal["watch"] = "watch"
     url: str = ""  # Of the API, outside a pod: `kubectl proxy` gives one.
     token_file: str = ""
     ca_file: str = ""

@@ -5,12 +5,12 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from types import MappingProxyType
 
 from angarium.agents.agent import Agent
 from angarium.agents.contract import AgentKind
-from angarium.agents.declared import Declared
+from angarium.agents.declared import Declared, Routing
 from angarium.agents.loading import load_declared
 from angarium.errors import Misconfigured
 from angarium.limits import AGENTS_MAX
@@ -87,6 +87,12 @@ class Registry:
         AGENTS_MAX others, is left out, and the log says so."""
         self._found[source] = tuple(agents)
         self._become(make_roster(self.declared, self._discovered(), self._default))
+
+    def refresh(self) -> None:
+        """Look again at what the agents say of themselves: one learnt it when it opened."""
+        roster = make_roster(self.declared, self._discovered(), self._default)
+        if roster.version != self._roster.version:
+            self._become(roster)
 
     def subscribe(self, told: OnChanged) -> Callable[[], None]:
         """Call `told` after each change, on the loop. Returns the way to stop."""
@@ -168,8 +174,14 @@ def _version(declared: Declared, agents: Mapping[str, AgentKind], default: str) 
         [agent.name, agent.description, asdict(agent.terms)["skills"], agent.terms.channels]
         for agent in agents.values()
     ]
-    whole = json.dumps([said, default, asdict(declared.routing)], sort_keys=True)
+    rules = {each.name: getattr(declared.routing, each.name) for each in fields(Routing)}
+    whole = json.dumps([said, default, rules], sort_keys=True, default=_named)
     return hashlib.sha256(whole.encode(errors="replace")).hexdigest()[:16]
+
+
+def _named(value: object) -> str:
+    """A function among the rules, as another node names it too."""
+    return str(getattr(value, "__qualname__", type(value).__qualname__))
 
 
 def _as_declared(agents: Iterable[AgentKind] | Declared) -> Declared:

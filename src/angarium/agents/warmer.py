@@ -127,6 +127,7 @@ class Warmer:
                 _log.warning("agent %s is not warm: %s", agent.name, code)
             else:
                 tended.warmth = Warmth("warm")
+                self._registry.refresh()  # A remote agent's card says what it can do.
                 return
             finally:
                 tended.tried.set()

@@ -17,6 +17,7 @@ from angarium.agents.guard import Admit, admit_everybody
 from angarium.agents.registry import Registry
 from angarium.agents.turns import Patience
 from angarium.agents.ward import Ward
+from angarium.agents.warmer import Warmer
 from angarium.clock import ManualClock
 from angarium.e2ee.body import Body
 from angarium.ids import ConversationId, DeviceId, MessageKey, UserId, uuid7
@@ -86,6 +87,7 @@ class AgentWorld:
         self._incarnation = 0
         self._said = 0
         self.gateway: Gateway
+        self.warmer: Warmer
         self.endpoint: MemoryEndpoint
 
     async def __aenter__(self) -> "AgentWorld":
@@ -100,6 +102,7 @@ class AgentWorld:
         trace: TracebackType | None,
     ) -> None:
         await self.gateway.close()
+        await self.warmer.close()
         await self.store_opened.close()
 
     @property
@@ -112,7 +115,7 @@ class AgentWorld:
     def store(self) -> Store:
         return self.store_opened.store
 
-    def make_gateway(self) -> Gateway:
+    def make_gateway(self, ward: Ward | None = None) -> Gateway:
         """Another gateway for the same device, as another process would have it."""
         self._incarnation += 1
         reach = self._reach(self.store)
@@ -139,7 +142,7 @@ class AgentWorld:
             registry=self.registry,
             clock=self.clock,
             admit=self._admit,
-            ward=self._ward,
+            ward=ward or self._ward,
             patience=self._patience,
             journal=self._journal,
             turns_at_once=self._turns_at_once,
@@ -147,7 +150,11 @@ class AgentWorld:
         )
 
     async def start(self) -> None:
-        self.gateway = self.make_gateway()
+        """Open the agents, then the gateway."""
+        ward = self._ward or Ward(self.clock)
+        self.warmer = Warmer(self.registry, ward)
+        await self.warmer.start()
+        self.gateway = self.make_gateway(ward)
         await self.gateway.open()
 
     async def restart(self) -> None:
@@ -162,6 +169,7 @@ class AgentWorld:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self.warmer.close()
         self.clock.advance(LEASE_TTL_S + 1)
 
     def write_message(

@@ -21,7 +21,7 @@ class Kept:
     def __init__(self, name, trouble=(), hangs=False):
         self.name, self.description, self.terms = name, "", Terms()
         self.trouble, self.hangs = list(trouble), hangs
-        self.done, self.tasks, self.asked = [], set(), asyncio.Event()
+        self.says, self.done, self.tasks, self.asked = "", [], set(), asyncio.Event()
         self.answer, self.opened = asyncio.Event(), asyncio.Event()
 
     async def open(self, host):
@@ -40,7 +40,7 @@ class Kept:
     async def run(self, turn):
         self.asked.set()
         await self.answer.wait()
-        yield Text(f"{self.name} of {len(self.done)}")
+        yield Text(self.says)
         yield Done()
 
 
@@ -134,7 +134,7 @@ def test_one_that_leaves_and_comes_back_is_closed_before_it_opens():
 def test_a_running_turn_ends_on_the_old_agent_and_the_next_one_meets_the_new():
     async def scenario():
         old, new = Kept("one"), Kept("one")
-        old.done, new.done = ["old"], ["new", "new"]
+        old.says, new.says = "old", "new"
         new.answer.set()
         async with AgentWorld([old]) as world:
             await world.endpoint.receive(world.write_message("hello"))
@@ -142,8 +142,9 @@ def test_a_running_turn_ends_on_the_old_agent_and_the_next_one_meets_the_new():
             world.registry.declare([new])
             old.answer.set()
             await world.gateway.idle()
-            assert [sent.body.text for sent in world.answers()] == ["one of 1"]
+            assert [sent.body.text for sent in world.answers()] == ["old"]
 
-            assert await world.say("again") == ["one of 2"]
+            assert await world.say("again") == ["new"]
+        assert old.done == new.done == ["open", "close"]
 
     asyncio.run(scenario())

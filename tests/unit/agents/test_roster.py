@@ -81,6 +81,18 @@ def test_who_waits_for_a_change_gets_the_new_roster_and_not_before():
     asyncio.run(scenario())
 
 
+def test_what_an_agent_learns_about_itself_is_a_change():
+    registry, heard = Registry([agent("a")]), []
+    registry.subscribe(heard.append)
+    registry.refresh()
+    assert not heard
+
+    registry.find("a").description = "says what its card says"
+    registry.refresh()
+
+    assert len(heard) == 1
+
+
 def test_subscribers_hear_each_change_until_they_stop():
     registry, heard = Registry([agent("a")]), []
     stop = registry.subscribe(lambda roster: heard.append(tuple(roster.agents)))
