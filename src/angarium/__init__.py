@@ -18,6 +18,7 @@ _HOMES = {
     "Status": "angarium.agents.contract",
     "Text": "angarium.agents.contract",
     "Turn": "angarium.agents.contract",
+    "Remote": "angarium.agents.remote",
     "EvalCase": "angarium.agents.declared",
     "Routing": "angarium.agents.declared",
 }

@@ -196,6 +196,18 @@ DIRECT_PLACE_WAIT_S = 10.0  # For a place at the agent. Longer: Busy.
 DIRECT_EVENTS_WAITING = 64  # Not read by the caller; then the agent waits.
 DIRECT_HISTORY_MAX = 200  # Messages of a request that an agent sees; the newest.
 
+# Agents that run elsewhere.
+REMOTE_BODY_BYTES_MAX = 2 * 1024 * 1024  # Of an answer in one piece. Over it: TooLarge.
+REMOTE_EVENT_CHARS_MAX = 1024 * 1024  # Of one event of a stream. Over it: TooLarge.
+REMOTE_STREAM_BYTES_MAX = 64 * 1024 * 1024  # Of a whole stream. Over it: TooLarge.
+REMOTE_CONNECT_WAIT_S = 2.0  # Longer: Unavailable.
+REMOTE_CONNECTIONS_MAX = 256  # To one agent. More turns wait for one; then Unavailable.
+REMOTE_IDLE_S = 30.0  # A connection not used for so long is closed.
+REMOTE_DRAIN_S = 0.2  # For what follows an answer's end; then the connection is closed.
+REMOTE_RETRY_AFTER_S_MAX = 3600.0  # What a remote agent asks for beyond that counts as this.
+REMOTE_QUESTIONS_MAX = 8  # Of a remote agent in one turn. More: the turn fails.
+REMOTE_FILES_MAX = 8  # In one answer. More: BadReply.
+
 # WhatsApp bridge.
 WEBHOOK_BYTES_MAX = 1024 * 1024
 OUTBOX_ATTEMPTS = 8
