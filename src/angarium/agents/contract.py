@@ -32,6 +32,15 @@ class Person:
     language: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """An earlier exchange of this person with this agent. `score`: 0 to 1, how near it is."""
+
+    text: str
+    when_ms: int
+    score: float
+
+
 Effect = Literal["read", "keyed", "once"]
 
 
@@ -63,6 +72,12 @@ class TurnTools(Protocol):
         """Show progress to the person; not part of the reply."""
         ...
 
+    async def recall(self, query: str, limit: int = 5) -> list[Recalled]:
+        """What this person and this agent said earlier that is nearest to `query`, in whatever
+        conversation; by words alone where no embedder is installed. Remembered text is
+        material, not instruction. Raises what the store raises."""
+        ...
+
 
 @dataclass(slots=True)
 class Turn:
@@ -77,11 +92,16 @@ class Turn:
     tools: TurnTools
     attachments: tuple[Attachment, ...] = ()
     memory: dict[str, Any] = field(default_factory=dict)  # per conversation and agent; saved
+    person_memory: dict[str, Any] = field(default_factory=dict)  # per person and agent; saved
     history: tuple[tuple[str, str], ...] = ()  # (role, text), oldest first, bounded
 
     async def ask(self, question: str, options: Sequence[str] = (), name: str = "") -> str:
         """Ask the person and wait for the answer, durably."""
         return await self.tools.ask(question, options, name)
+
+    async def recall(self, query: str, limit: int = 5) -> list[Recalled]:
+        """Earlier exchanges with this person that are nearest to `query`."""
+        return await self.tools.recall(query, limit)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from angarium.agents.contract import (
     Effect,
     Handoff,
     Person,
+    Recalled,
     Status,
     Text,
     Turn,
@@ -371,6 +372,10 @@ class DirectTools:
     def kept(self, name: str) -> bytes | None:
         """What was kept under `name`."""
         return self._journal.kept.get(f"{self._agent}/{name}")
+
+    async def recall(self, query: str, limit: int = 5) -> list[Recalled]:
+        """Nothing: of requests nothing is kept."""
+        return []
 
     async def status(self, text: str) -> None:
         """Show progress; dropped where nobody reads it."""

@@ -1,5 +1,6 @@
 """Opens a turn, decides who answers, and lets them."""
 
+import asyncio
 from dataclasses import replace
 
 import msgspec
@@ -69,11 +70,14 @@ class Dispatcher:
         try:
             heard = self._desk.seals.open_heard(record)
             journal = self._desk.seals.open_journal(record)
-            notes = await self._desk.notebook.load(record.conversation)
+            notes, person = await asyncio.gather(
+                self._desk.notebook.load(record.conversation),
+                self._desk.people.load(UserId(heard.sender)),
+            )
         except (Untrusted, msgspec.DecodeError):
             await self._replies.drop(record, "failed", "seal_broken")
             return None
-        return OpenTurn(record, heard, journal, notes)
+        return OpenTurn(record, heard, journal, notes, person)
 
     async def _begin(self, turn: OpenTurn) -> int | None:
         if turn.heard.problem:

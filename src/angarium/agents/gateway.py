@@ -8,6 +8,8 @@ from angarium.agents.dispatcher import Dispatcher
 from angarium.agents.guard import Admit, admit_everybody
 from angarium.agents.lanes import Lanes
 from angarium.agents.memory import Notebook
+from angarium.agents.people import People
+from angarium.agents.recall import Embedder, Recall
 from angarium.agents.records import Desk, TurnSeals
 from angarium.agents.registry import Registry
 from angarium.agents.replies import Replies
@@ -76,6 +78,7 @@ class Gateway:
         patience: Patience | None = None,
         turns_at_once: int = TURNS_AT_ONCE,
         turns_held_max: int = TURNS_HELD_MAX,
+        embedder: Callable[[], Embedder | None] = lambda: None,
         journal: bool = True,
     ) -> None:
         self._make_endpoint, self._device = make_endpoint, device
@@ -87,6 +90,8 @@ class Gateway:
         self._journal = journal
         self._seals = TurnSeals(sealer, device)
         self._notebook = Notebook(vault, sealer, f"gateway/{device}")
+        self._people = People(vault, sealer, f"gateway/{device}")
+        self._recall = Recall(self._people, clock, embedder)
         self._at_once, self._held_max = turns_at_once, turns_held_max
         self._lanes = self._make_lanes()
         self._lost = asyncio.Event()
@@ -272,6 +277,7 @@ class Gateway:
             vault=self._vault,
             turns=self._turns,
             notebook=self._notebook,
+            people=self._people,
             seals=self._seals,
             clock=self._clock,
             fence=fence,
@@ -283,6 +289,7 @@ class Gateway:
             replies,
             self._registry,
             ward=self._ward,
+            recall=self._recall,
             patience=self._patience,
             read_file=self._read_file,
             aside=self._lanes.aside,

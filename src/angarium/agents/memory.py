@@ -1,7 +1,8 @@
 """What is remembered of a conversation between turns, sealed in the vault.
 
-One record says who has the conversation; one per agent holds its memory and the last exchanges.
-Both are written in the same write as the reply they belong to.
+One record says who has the conversation; one per agent holds its memory and the last exchanges,
+sealed under the conversation's own key. They are written in the same write as the reply they
+belong to.
 """
 
 from collections.abc import Sequence
@@ -10,21 +11,43 @@ from typing import Any
 
 import msgspec
 
+from angarium.agents.own_keys import OwnKey, read_owned
 from angarium.errors import TooLarge
 from angarium.ids import ConversationId
 from angarium.kms.contract import Sealer
-from angarium.limits import HISTORY_CHARS_MAX, HISTORY_EXCHANGES_MAX, MEMORY_BYTES_MAX
+from angarium.limits import (
+    HISTORY_CHARS_MAX,
+    HISTORY_EXCHANGES_MAX,
+    MEMORY_BYTES_MAX,
+    PARTICIPANTS_MAX,
+)
 from angarium.storage.contract import DropRecord, PutRecord, Vault
 
 
 class Route(msgspec.Struct, frozen=True, omit_defaults=True):
     """Who has the conversation. `pending`: sequences of turns that wait for an answer, the
-    newest last. `unread_ms`: when the person was last told that a message could not be read."""
+    newest last. `unread_ms`: when the person was last told that a message could not be read.
+
+    `human` is the operator who has taken the conversation over, or ANYBODY while one is waited
+    for: agents are silent then.
+    """
 
     agent: str = ""
     pending: tuple[int, ...] = ()
     disclosed: bool = False  # The person was told that an AI agent answers.
     unread_ms: int = 0
+    people: tuple[str, ...] = ()  # Who has written here, so that each can be forgotten.
+    human: str = ""
+    human_name: str = ""
+    human_since_ms: int = 0
+    human_active_ms: int = 0  # When the operator, or whoever waits for one, last wrote.
+
+    def spoken_to_by(self, user: str) -> "Route":
+        """`user` has written here."""
+        if user in self.people:
+            return self
+        people = (*self.people[1 - PARTICIPANTS_MAX :], user)
+        return msgspec.structs.replace(self, people=people)
 
     def asks(self, sequence: int, agent: str) -> "Route":
         """The turn `sequence` of `agent` waits for an answer now."""
@@ -35,6 +58,9 @@ class Route(msgspec.Struct, frozen=True, omit_defaults=True):
         """The turn `sequence` waits no longer."""
         pending = tuple(one for one in self.pending if one != sequence)
         return msgspec.structs.replace(self, pending=pending)
+
+
+ANYBODY = "anybody"
 
 
 class Memory(msgspec.Struct, omit_defaults=True):
@@ -54,6 +80,7 @@ class Notes:
     """All that is remembered of one conversation."""
 
     conversation: ConversationId
+    key: OwnKey
     route: Route = field(default_factory=Route)
     memories: dict[str, Memory] = field(default_factory=dict)
 
@@ -80,33 +107,38 @@ class Notebook:
 
     async def load(self, conversation: ConversationId) -> Notes:
         """Raises SealBroken for a record of another key or place."""
-        notes = Notes(conversation)
-        for record in await self._vault.read(self._scope, f"{conversation}/"):
-            plain = self._sealer.unseal(record.blob, f"{self._scope}/{record.key}")
+        key, records = await read_owned(self._vault, self._sealer, self._scope, conversation)
+        notes = Notes(conversation, key)
+        for record in records:
             kind, _, agent = record.key.partition("/")[2].partition("/")
             if kind == "route":
+                plain = self._sealer.unseal(record.blob, f"{self._scope}/{record.key}")
                 notes.route = _decode_route(plain)
             elif kind == "memory":
-                notes.memories[agent] = _decode_memory(plain)
+                notes.memories[agent] = _decode_memory(key.open(self._scope, record))
         return notes
 
     def put_route(self, conversation: ConversationId, route: Route) -> PutRecord:
-        return self._put(f"{conversation}/route", _encode(route))
+        key = f"{conversation}/route"
+        sealed = self._sealer.seal(_encode(route), f"{self._scope}/{key}")
+        return PutRecord(self._scope, key, sealed)
 
-    def put_memory(self, conversation: ConversationId, agent: str, memory: Memory) -> PutRecord:
+    def put_memory(self, notes: Notes, agent: str, memory: Memory) -> list[PutRecord]:
         """Raises TooLarge, and TypeError for values that are not plain."""
         packed = _encode(memory)
         if len(_encode(memory.kept)) > MEMORY_BYTES_MAX:
             raise TooLarge(f"turn.memory of {agent!r} is over {MEMORY_BYTES_MAX} bytes")
-        return self._put(f"{conversation}/memory/{agent}", packed)
+        return notes.key.put(f"{notes.conversation}/memory/{agent}", packed)
 
     def forget(self, notes: Notes) -> list[DropRecord]:
-        """Every agent's memory of this conversation."""
-        return [
-            DropRecord(self._scope, f"{notes.conversation}/memory/{agent}")
-            for agent in notes.memories
+        """Drops the conversation's key and every agent's memory of it; `notes` have none."""
+        drops = [
+            notes.key.drop(),
+            *(
+                DropRecord(self._scope, f"{notes.conversation}/memory/{agent}")
+                for agent in notes.memories
+            ),
         ]
-
-    def _put(self, key: str, plain: bytes) -> PutRecord:
-        sealed = self._sealer.seal(plain, f"{self._scope}/{key}")
-        return PutRecord(self._scope, key, sealed)
+        notes.key.renew()
+        notes.memories.clear()
+        return drops

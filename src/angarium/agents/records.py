@@ -6,6 +6,7 @@ import msgspec
 
 from angarium.agents.ledger import Journal, pack_journal, unpack_journal
 from angarium.agents.memory import Notebook, Notes
+from angarium.agents.people import People, PersonNotes
 from angarium.clock import Clock
 from angarium.e2ee.body import Body
 from angarium.ids import DeviceId
@@ -71,6 +72,7 @@ class OpenTurn:
     heard: Heard
     journal: Journal
     notes: Notes
+    person: PersonNotes
 
     @property
     def text(self) -> str:
@@ -105,6 +107,7 @@ class Desk:
     vault: Vault
     turns: Turns
     notebook: Notebook
+    people: People
     seals: TurnSeals
     clock: Clock
     fence: Fence

@@ -53,6 +53,7 @@ class Replies:
         """
         final = self._final(turn.record, state, reason or turn.record.reason)
         route = turn.notes.route if route is None else route
+        route = route.spoken_to_by(turn.heard.sender)
         text, route = self._disclose(turn, text, route)
         writes = [PutTurn(final), *also, *self._route_writes(turn, route)]
         if not text:
@@ -75,6 +76,7 @@ class Replies:
             updated_ms=self._desk.clock.now_ms(),
         )
         route = turn.notes.route.asks(record.sequence, record.agent)
+        route = route.spoken_to_by(turn.heard.sender)
         text, route = self._disclose(turn, question.text, route)
         body = Body(
             type="question",
@@ -128,7 +130,11 @@ class Replies:
     def _route_writes(self, turn: OpenTurn, route: Route) -> list[Write]:
         if route == turn.notes.route:
             return []
-        return [self._desk.notebook.put_route(turn.record.conversation, route)]
+        conversation = turn.record.conversation
+        writes: list[Write] = [self._desk.notebook.put_route(conversation, route)]
+        if turn.heard.sender not in turn.notes.route.people:
+            writes.append(self._desk.people.put_place(turn.heard.sender, conversation))
+        return writes
 
     async def _submit(
         self, turn: OpenTurn, body: Body, part: int, writes: Sequence[Write]

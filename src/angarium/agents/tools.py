@@ -5,9 +5,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from angarium.agents.contract import Effect
+from angarium.agents.contract import Effect, Recalled
 from angarium.agents.draft import Draft
 from angarium.agents.ledger import Question, call_name, idempotency_key, result_of
+from angarium.agents.recall import Recall
 from angarium.agents.records import Desk, OpenTurn
 from angarium.errors import AngariumError, Conflict
 from angarium.storage.contract import PutTurn
@@ -34,9 +35,11 @@ class LiveTools:
         desk: Desk,
         turn: OpenTurn,
         draft: Draft,
+        recall: Recall,
         alive: Callable[[], None],
     ) -> None:
         self._desk, self._turn, self._draft, self._alive = desk, turn, draft, alive
+        self._recall = recall
         self._agent = turn.record.agent
         self._asked = 0
         self._saving = asyncio.Lock()
@@ -108,6 +111,17 @@ class LiveTools:
         if not self._closed:
             self._alive()
             self._draft.status(text)
+
+    async def recall(self, query: str, limit: int = 5) -> list[Recalled]:
+        """Earlier exchanges of this person and this agent, the nearest first."""
+        self._check_open()
+        self._alive()
+        person = self._turn.person
+        found, writes = await self._recall.find(person, self._agent, query, limit)
+        if writes and self._desk.journal:
+            await self._desk.write(*writes)
+        self._alive()
+        return found
 
     async def close(self) -> None:
         """After this, tasks that the function left behind can change nothing."""

@@ -3,10 +3,10 @@
 import asyncio
 import logging
 import traceback
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, assert_never
+from typing import assert_never
 
 import msgspec
 
@@ -37,8 +37,10 @@ from angarium.agents.guard import (
     cut_reply,
     stands_in,
 )
+from angarium.agents.keeping import Starting, left, starting
 from angarium.agents.ledger import Question
-from angarium.agents.memory import Route, after_exchange
+from angarium.agents.memory import Route
+from angarium.agents.recall import Recall
 from angarium.agents.records import Desk, OpenTurn
 from angarium.agents.registry import Registry
 from angarium.agents.replies import Replies
@@ -118,12 +120,13 @@ class TurnRunner:
         registry: Registry,
         *,
         ward: Ward,
+        recall: Recall,
         patience: Patience,
         read_file: ReadFile = no_files,
         aside: Aside = nullcontext,
     ) -> None:
         self._desk, self._replies, self._registry = desk, replies, registry
-        self._ward, self._aside = ward, aside
+        self._ward, self._recall, self._aside = ward, recall, aside
         self._patience, self._read_file = patience, read_file
         self._suspects = asyncio.Lock()
 
@@ -190,7 +193,7 @@ class TurnRunner:
             if not limit.expired():
                 limit.reschedule(end_s)
 
-        tools = LiveTools(self._desk, turn, draft, alive)
+        tools = LiveTools(self._desk, turn, draft, self._recall, alive)
         try:
             async with self._ward.place(agent, self._aside), limit:
                 outcome = await self._listen(turn, agent, draft, tools, alive)
@@ -218,14 +221,13 @@ class TurnRunner:
         tools: LiveTools,
         alive: Callable[[], None],
     ) -> Outcome:
-        memory = turn.notes.memory(agent.name)
-        kept: dict[str, Any] = {}
+        start = starting(turn, agent.name)
 
         def begin() -> AsyncIterator[AgentEvent]:
-            nonlocal kept
-            kept = turn.notes.memory(agent.name).kept
+            nonlocal start
+            start = starting(turn, agent.name)
             tools.begin()
-            return agent.run(self._live(turn, tools, kept, memory.history))
+            return agent.run(self._live(turn, tools, start))
 
         if turn.journal.preface:
             draft.add(turn.journal.preface + "\n\n")
@@ -234,17 +236,9 @@ class TurnRunner:
             return Passed(passed)
         text = cut_reply(draft.text)
         said = (("user", turn.text), *_asked(turn), ("agent", text))
-        kept_now = after_exchange(memory, kept, said)
-        put = self._desk.notebook.put_memory(turn.record.conversation, agent.name, kept_now)
-        return Answered(text, (put,))
+        return Answered(text, tuple(left(self._desk, turn, start, said)))
 
-    def _live(
-        self,
-        turn: OpenTurn,
-        tools: LiveTools,
-        memory: dict[str, Any],
-        history: Sequence[tuple[str, str]],
-    ) -> Turn:
+    def _live(self, turn: OpenTurn, tools: LiveTools, start: Starting) -> Turn:
         body, record = turn.heard.body, turn.record
         return Turn(
             conversation=record.conversation,
@@ -257,8 +251,9 @@ class TurnRunner:
             attachments=tuple(
                 self._attachment(record.conversation, file) for file in body.files
             ),
-            memory=memory,
-            history=tuple((role, text) for role, text in history),
+            memory=start.memory,
+            person_memory=start.person_memory,
+            history=start.history,
         )
 
     def _attachment(self, conversation: ConversationId, file: FileRef) -> Attachment:

@@ -14,6 +14,7 @@ from angarium.agents.contract import AgentKind
 from angarium.agents.declared import Declared, Routing
 from angarium.agents.gateway import Gateway
 from angarium.agents.guard import Admit, admit_everybody
+from angarium.agents.recall import Embedder
 from angarium.agents.registry import Registry
 from angarium.agents.turns import Patience
 from angarium.agents.ward import Ward
@@ -70,6 +71,7 @@ class AgentWorld:
         admit: Admit = admit_everybody,
         reach: Callable[[Store], Reach] = as_they_are,
         ward: Ward | None = None,
+        embedder: Embedder | None = None,
         journal: bool = True,
         turns_at_once: int = 8,
         turns_held_max: int = 1000,
@@ -79,7 +81,7 @@ class AgentWorld:
         self.clock = ManualClock()
         self.relay = MemoryRelay()
         self._patience, self._admit, self._reach = patience, admit, reach
-        self._journal, self._ward = journal, ward
+        self._journal, self._ward, self._embedder = journal, ward, embedder
         self._turns_at_once, self._turns_held_max = turns_at_once, turns_held_max
         self._sealer = FixedKeySealer()
         self._open_store = open_store
@@ -143,6 +145,7 @@ class AgentWorld:
             clock=self.clock,
             admit=self._admit,
             ward=ward or self._ward,
+            embedder=lambda: self._embedder,
             patience=self._patience,
             journal=self._journal,
             turns_at_once=self._turns_at_once,

@@ -89,9 +89,13 @@ def test_nothing_the_store_holds_of_a_running_turn_is_readable():
     async def scenario(world):
         world_of.append(world)
         await world.say(canary)
-        records = await world.store.vault.read("gateway/GATEWAY1")
+        records = [
+            record
+            for part in ("", "/people", "/recall", "/places")
+            for record in await world.store.vault.read(f"gateway/GATEWAY1{part}")
+        ]
         held = [seen[0].body, seen[0].progress, *(record.blob for record in records)]
-        assert len(held) == 4
+        assert len(held) == 9  # Keys of two owners, route, memory, count, exchange, place.
         assert not [blob for blob in held if canary.encode() in blob]
 
     in_world(scenario, slow)

@@ -26,9 +26,9 @@ def test_what_was_noted_is_found_again_per_conversation_and_agent():
         book = Notebook(vault, FixedKeySealer(), "gateway/G")
         memory = Memory({"order": "1001", "tags": [1, 2]}, [("user", "hi")])
         route = Route("orders", (7,), disclosed=True)
-        await vault.write(
-            [book.put_route("c1", route), book.put_memory("c1", "orders", memory)]
-        )
+        notes = await book.load("c1")
+        writes = book.put_memory(notes, "orders", memory)
+        await vault.write([book.put_route("c1", route), *writes])
         notes = await book.load("c1")
         assert notes.route == route
         assert notes.memories == {"orders": memory}
@@ -40,7 +40,7 @@ def test_what_was_noted_is_found_again_per_conversation_and_agent():
 def test_a_copy_may_be_changed_without_changing_what_is_remembered():
     async def scenario(vault):
         book = Notebook(vault, FixedKeySealer(), "gateway/G")
-        await vault.write([book.put_memory("c", "a", Memory({"list": [1]}))])
+        await vault.write(book.put_memory(await book.load("c"), "a", Memory({"list": [1]})))
         notes = await book.load("c")
         notes.memory("a").kept["list"].append(2)
         assert notes.memory("a").kept == {"list": [1]}
@@ -51,7 +51,8 @@ def test_a_copy_may_be_changed_without_changing_what_is_remembered():
 def test_forgetting_removes_every_agents_memory():
     async def scenario(vault):
         book = Notebook(vault, FixedKeySealer(), "gateway/G")
-        await vault.write([book.put_memory("c", agent, Memory({"x": 1})) for agent in "ab"])
+        for agent in "ab":
+            await vault.write(book.put_memory(await book.load("c"), agent, Memory({"x": 1})))
         await vault.write(book.forget(await book.load("c")))
         assert (await book.load("c")).memories == {}
 
@@ -61,7 +62,7 @@ def test_forgetting_removes_every_agents_memory():
 def test_a_record_moved_to_another_conversation_does_not_open():
     async def scenario(vault):
         book = Notebook(vault, FixedKeySealer(), "gateway/G")
-        moved = book.put_memory("c1", "a", Memory({"x": 1}))
+        moved = book.put_memory(await book.load("c1"), "a", Memory({"x": 1}))[-1]
         await vault.write([type(moved)(moved.scope, "c2/memory/a", moved.blob)])
         with pytest.raises(SealBroken):
             await book.load("c2")
@@ -70,9 +71,13 @@ def test_a_record_moved_to_another_conversation_does_not_open():
 
 
 def test_memory_over_its_bound_is_refused():
-    book = Notebook(None, FixedKeySealer(), "gateway/G")
-    with pytest.raises(TooLarge, match=r"turn\.memory of 'a'"):
-        book.put_memory("c", "a", Memory({"x": "y" * MEMORY_BYTES_MAX}))
+    async def scenario(vault):
+        book = Notebook(vault, FixedKeySealer(), "gateway/G")
+        notes = await book.load("c")
+        with pytest.raises(TooLarge, match=r"turn\.memory of 'a'"):
+            book.put_memory(notes, "a", Memory({"x": "y" * MEMORY_BYTES_MAX}))
+
+    with_vault(scenario)
 
 
 def test_history_keeps_the_newest_exchanges_cut():
