@@ -19,6 +19,11 @@ _HOMES = {
     "Text": "angarium.agents.contract",
     "Turn": "angarium.agents.contract",
     "Remote": "angarium.agents.remote",
+    "LLM": "angarium.agents.kinds.llm",
+    "MCP": "angarium.agents.mcp",
+    "Tool": "angarium.agents.toolbox",
+    "ToolContext": "angarium.agents.toolbox",
+    "tool": "angarium.agents.toolbox",
     "EvalCase": "angarium.agents.declared",
     "Routing": "angarium.agents.declared",
 }

@@ -11,5 +11,10 @@ from angarium.agents.contract import Text as Text
 from angarium.agents.contract import Turn as Turn
 from angarium.agents.declared import EvalCase as EvalCase
 from angarium.agents.declared import Routing as Routing
+from angarium.agents.kinds.llm import LLM as LLM
+from angarium.agents.mcp import MCP as MCP
+from angarium.agents.toolbox import Tool as Tool
+from angarium.agents.toolbox import ToolContext as ToolContext
+from angarium.agents.toolbox import tool as tool
 
 __version__: str

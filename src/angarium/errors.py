@@ -162,6 +162,18 @@ class OutcomeUnknown(Refused):
     code, http_status = "outcome_unknown", 409
 
 
+class OverBudget(Refused):
+    """A turn, a person or a day has used up what it may; raise the budget or ask for less."""
+
+    code, http_status = "over_budget", 402
+
+
+class SchemaBroken(Refused):
+    """A tool does not keep to the JSON schema it declares; tell who runs its server."""
+
+    code, http_status = "schema_broken", 502
+
+
 class Replaced(Refused):
     """A newer connection of the same device took over."""
 

@@ -196,6 +196,7 @@ PART_CHARS_MAX = 200  # ... or until they are this long.
 STATUSES_PER_TURN_MAX = 100  # More are dropped.
 STILL_WORKING_S = 4.0  # Silence after which the person is told that work goes on.
 
+<<<<<<< HEAD
 # Requests to agents over HTTP, outside of conversations.
 DIRECT_RUNS_MAX = 512  # Of one gateway at once. More: Busy.
 DIRECT_PLACE_WAIT_S = 10.0  # For a place at the agent. Longer: Busy.
@@ -213,6 +214,35 @@ REMOTE_DRAIN_S = 0.2  # For what follows an answer's end; then the connection is
 REMOTE_RETRY_AFTER_S_MAX = 3600.0  # What a remote agent asks for beyond that counts as this.
 REMOTE_QUESTIONS_MAX = 8  # Of a remote agent in one turn. More: the turn fails.
 REMOTE_FILES_MAX = 8  # In one answer. More: BadReply.
+=======
+# Models and their tools.
+MODEL_REQUESTS_OVER_CALLS = 3  # Requests of a turn beyond its tool calls. More: OverBudget.
+MODEL_CONNECT_S = 5.0  # Not connected to a provider by then: Unavailable.
+MODEL_READ_S = 120.0  # A provider that says nothing so long: Unavailable.
+MODEL_ALIVE_EVERY_S = 1.0  # A model that thinks is a sign of life at most this often.
+TOOL_CALLS_MAX = 8  # Of one turn, unless the agent says otherwise. More are refused.
+TOOL_CALL_S = 60.0  # A tool of one's own takes longer: stopped, the model is told.
+TOOL_RESULT_BYTES_MAX = 12 * 1024  # What a model sees of one result; the rest is cut.
+TOOL_RESULTS_BYTES_MAX = 64 * 1024  # Of one turn; later results are cut shorter.
+TOOL_TRIES = 3  # Of a `read` or `keyed` call whose failure may pass.
+APPROVAL_KEPT_S = 3600.0  # A later approval counts as none.
+APPROVAL_ARGUMENTS_CHARS_MAX = 2000  # Longer arguments nobody can approve; the call is denied.
+ATTACHED_TEXT_BYTES_MAX = 16 * 1024  # Of the text files of one message; the rest is left out.
+MCP_OPEN_S = 30.0  # A tool server's start, cold ones included. Later: it is unavailable.
+MCP_LIST_S = 10.0
+MCP_CALL_S = 60.0  # No answer by then: unavailable, or for `once` an unknown outcome.
+MCP_CLOSE_S = 3.0
+MCP_TOOLS_TTL_S = 300.0  # A list of tools is read again then, or when its server says so.
+MCP_AGAIN_S = 10.0  # A server that did not start is left alone this long.
+MCP_TOOLS_MAX = 256  # Of one server; the rest is left out.
+MCP_SCHEMA_BYTES_MAX = 32 * 1024  # A tool with a larger schema is left out.
+MCP_DESCRIPTION_CHARS_MAX = 2000  # The rest is cut.
+MCP_ANSWER_BYTES_MAX = 4 * 1024 * 1024  # Of one HTTP answer. More: the call has failed.
+MCP_WARM_MAX = 64  # Connections of one agent; the one unused longest is closed.
+MCP_IDLE_S = 600.0  # An unused connection is closed.
+LOCAL_MODEL_START_S = 60.0  # A model on this machine that is not ready then: Unavailable.
+LOCAL_MODEL_STOP_S = 5.0  # Then it is killed.
+>>>>>>> fd3e1d8 (agents: LLM agents: a journal before tools, approvals, MCP servers, models in turn.)
 
 # WhatsApp bridge.
 WEBHOOK_BYTES_MAX = 1024 * 1024
