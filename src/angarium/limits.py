@@ -196,7 +196,6 @@ PART_CHARS_MAX = 200  # ... or until they are this long.
 STATUSES_PER_TURN_MAX = 100  # More are dropped.
 STILL_WORKING_S = 4.0  # Silence after which the person is told that work goes on.
 
-<<<<<<< HEAD
 # Requests to agents over HTTP, outside of conversations.
 DIRECT_RUNS_MAX = 512  # Of one gateway at once. More: Busy.
 DIRECT_PLACE_WAIT_S = 10.0  # For a place at the agent. Longer: Busy.
@@ -214,7 +213,7 @@ REMOTE_DRAIN_S = 0.2  # For what follows an answer's end; then the connection is
 REMOTE_RETRY_AFTER_S_MAX = 3600.0  # What a remote agent asks for beyond that counts as this.
 REMOTE_QUESTIONS_MAX = 8  # Of a remote agent in one turn. More: the turn fails.
 REMOTE_FILES_MAX = 8  # In one answer. More: BadReply.
-=======
+
 # Models and their tools.
 MODEL_REQUESTS_OVER_CALLS = 3  # Requests of a turn beyond its tool calls. More: OverBudget.
 MODEL_CONNECT_S = 5.0  # Not connected to a provider by then: Unavailable.
@@ -242,7 +241,6 @@ MCP_WARM_MAX = 64  # Connections of one agent; the one unused longest is closed.
 MCP_IDLE_S = 600.0  # An unused connection is closed.
 LOCAL_MODEL_START_S = 60.0  # A model on this machine that is not ready then: Unavailable.
 LOCAL_MODEL_STOP_S = 5.0  # Then it is killed.
->>>>>>> fd3e1d8 (agents: LLM agents: a journal before tools, approvals, MCP servers, models in turn.)
 
 # WhatsApp bridge.
 WEBHOOK_BYTES_MAX = 1024 * 1024

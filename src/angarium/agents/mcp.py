@@ -20,9 +20,9 @@ class MCP:
 
     `lazy`: it is connected at the first use, and its tools are hidden from the model until it
     searches for them. `only` and `approve` are patterns of tool names: which may be used at
-    all, and which only after the person approved the exact arguments. `effect` holds for all its
-    tools; without it the server's own hints count, and `once` where it gives none. `name` is
-    how people and logs know it. Raises Misconfigured.
+    all, and which only after the person approved the exact arguments. `effect` holds for all
+    its tools; without it the server's own hints count, and `once` where it gives none. `name`
+    is how people and logs know it. Raises Misconfigured.
     """
 
     def __init__(

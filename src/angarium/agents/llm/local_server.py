@@ -11,7 +11,7 @@ CONTEXT_TOKENS = 4096
 
 def serve(path: str) -> None:
     """Until the input ends. Raises ImportError without the package of `angarium[local]`."""
-    import xllamacpp
+    import xllamacpp  # type: ignore[import-untyped]
 
     key, name = (sys.stdin.readline().strip() for _ in range(2))
     params = xllamacpp.CommonParams()
