@@ -150,6 +150,10 @@ AGENT_OPENS_AT_ONCE = 16  # The rest waits.
 AGENT_START_WAIT_S = 5.0  # A node serves after this, whoever of its agents is not warm yet.
 AGENT_LEAVE_S = 120.0  # An agent that was replaced is closed then, even if turns still run.
 AGENT_CLOSE_S = 5.0  # A close that takes longer is given up.
+AGENT_STOP_S = 5.0  # To clean up when its turn is over; then it is left alone, its place lost.
+BURST_QUIET_S = 0.8  # Of a person who writes in pieces, before the answer to all is begun ...
+BURST_WAIT_MAX_S = 5.0  # ... but never longer than this.
+BURST_MESSAGES_MAX = 16  # Joined in one turn; the next one waits for its own.
 TURN_STALE_S = 15 * 60  # Older messages get no surprise answer.
 # How long people wait for another gateway or bridge when one dies. Shorter, and an agent that
 # holds up its process, or a store that elects a primary, would cost turns that run again.

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import msgspec
 
+from angarium.agents.bursts import NOTHING_RUNS, STOP, STOPPED, is_stop
 from angarium.agents.guard import BROKEN, UNREAD, Admit, check_inbound
 from angarium.agents.ledger import Question
 from angarium.agents.memory import Route
@@ -24,7 +25,7 @@ from angarium.agents.turns import TurnRunner
 from angarium.errors import NotFound, Untrusted
 from angarium.ids import ConversationId, UserId, reply_key
 from angarium.limits import QUESTION_KEPT_S, TURN_STALE_S, UNREAD_TOLD_EVERY_S
-from angarium.storage.contract import TURN_FINAL, PutTurn, Turn, Write
+from angarium.storage.contract import TURN_FINAL, PutTurn, Turn, TurnState, Write
 
 RESET_DONE = "Done. I have forgotten this conversation; ask me anything."
 
@@ -88,6 +89,9 @@ class Dispatcher:
         trouble = check_inbound(body.text, UserId(turn.heard.sender), self._admit)
         if trouble is not None:
             await self._replies.finish(turn, trouble.sentence, reason=trouble.code)
+            return None
+        if is_stop(body.text):
+            await self._stop(turn)
             return None
         asked = await self._pending(turn)
         decision = route(
@@ -185,13 +189,27 @@ class Dispatcher:
         text = f"You are now talking to @{agent}: {description}"
         await self._replies.finish(turn, text, reason=reason, route=sticky)
 
-    async def _reset(self, turn: OpenTurn, reason: str) -> None:
-        also: list[Write] = [*self._desk.notebook.forget(turn.notes)]
+    async def _stop(self, turn: OpenTurn) -> None:
+        """Nothing runs, or the turn that ran would have seen it; questions may be open."""
+        ended = await self._end_questions(turn, "cancelled", STOP)
+        old = turn.notes.route
+        fresh = msgspec.structs.replace(old, pending=())
+        said = STOPPED if ended else NOTHING_RUNS
+        await self._replies.finish(turn, said, reason=STOP, route=fresh, also=ended)
+
+    async def _end_questions(
+        self, turn: OpenTurn, state: TurnState, reason: str
+    ) -> list[Write]:
+        ended: list[Write] = []
         for waiting in turn.notes.route.pending:
             asked = await self._desk.turns.find(turn.record.conversation, waiting)
             if asked is not None and asked.state == "waiting":
-                dropped = replace(asked, state="expired", reason=reason, body=b"", progress=b"")
-                also.append(PutTurn(dropped))
+                ended.append(PutTurn(self._replies.final(asked, state, reason)))
+        return ended
+
+    async def _reset(self, turn: OpenTurn, reason: str) -> None:
+        also: list[Write] = [*self._desk.notebook.forget(turn.notes)]
+        also += await self._end_questions(turn, "expired", reason)
         old = turn.notes.route
         fresh = Route(disclosed=old.disclosed, unread_ms=old.unread_ms)
         await self._replies.finish(turn, RESET_DONE, reason=reason, route=fresh, also=also)

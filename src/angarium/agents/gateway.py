@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
+from angarium.agents.attempt import Patience
 from angarium.agents.dispatcher import Dispatcher
 from angarium.agents.guard import Admit, admit_everybody
 from angarium.agents.lanes import Lanes
@@ -13,7 +14,7 @@ from angarium.agents.recall import Embedder, Recall
 from angarium.agents.records import Desk, TurnSeals
 from angarium.agents.registry import Registry
 from angarium.agents.replies import Replies
-from angarium.agents.turns import Patience, ReadFile, TurnRunner, no_files
+from angarium.agents.turns import ReadFile, TurnRunner, no_files
 from angarium.agents.ward import Ward
 from angarium.clock import Clock
 from angarium.errors import (
@@ -97,6 +98,7 @@ class Gateway:
         self._lost = asyncio.Event()
         self._endpoint: Endpoint | None = None
         self._dispatcher: Dispatcher | None = None
+        self._runner: TurnRunner | None = None
         self._watches: list[asyncio.Task[None]] = []
         self.trouble: AngariumError | None = None
         self._replied = self._troubles = 0
@@ -132,6 +134,8 @@ class Gateway:
         An interrupted turn goes on when a gateway opens for this device again.
         """
         await self._lanes.close(grace_s)
+        if self._runner is not None:
+            await self._runner.close()
         endpoint, self._endpoint = self._endpoint, None
         try:
             if endpoint is not None:
@@ -193,6 +197,8 @@ class Gateway:
     def committed(self, received: Received) -> None:
         if _wants_answer(received):
             self._lanes.wake(received.conversation, received.sequence)
+            if self._runner is not None:
+                self._runner.stir(received.conversation)
 
     def happened(self, event: Happened) -> None:
         """Typing, receipts and presence of people change nothing here."""
@@ -291,9 +297,12 @@ class Gateway:
             ward=self._ward,
             recall=self._recall,
             patience=self._patience,
+            admit=self._admit,
             read_file=self._read_file,
             aside=self._lanes.aside,
+            behind=self._lanes.behind,
         )
+        self._runner = runner
         return Dispatcher(desk, replies, runner, self._registry, self._admit)
 
     def _is_stale(self, received: Received, now_ms: int) -> bool:

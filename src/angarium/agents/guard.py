@@ -43,6 +43,12 @@ TOO_FAST = Trouble(
 TIMED_OUT = Trouble(
     "timed_out", "Sorry, this took too long, so I stopped. Please try again.", again=False
 )
+SILENT = Trouble(
+    "silent", "Sorry, no answer began in time, so I stopped. Please try again.", again=False
+)
+STALLED = Trouble(
+    "stalled", "Sorry, the answer did not go on, so I stopped. Please try again.", again=False
+)
 IN_CIRCLES = Trouble(
     "handoff", "Sorry, no agent here could take this. Nothing was done.", again=False
 )
@@ -63,6 +69,14 @@ TOO_MANY_OPEN = Trouble(
 )
 UNREAD = Trouble(
     Undecryptable.code, "I could not read your last message. Please send it again.", again=False
+)
+STILL_BUSY = Trouble(
+    "busy",
+    "I am still working on your last message. Please write again when it is answered.",
+    again=False,
+)
+CANCELLED = Trouble(
+    "cancelled", "This was stopped by an operator of this service.", again=False
 )
 BUSY = Trouble(
     Busy.code, "I have too much to do just now. Please try again in a few minutes.", again=True

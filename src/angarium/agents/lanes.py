@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from angarium.ids import ConversationId
@@ -47,6 +47,10 @@ class Lanes:
     @property
     def running(self) -> int:
         return len(self._tasks)
+
+    def behind(self, conversation: ConversationId) -> Sequence[int]:
+        """What waits in the conversation after the sequence being worked on."""
+        return tuple(self._lanes.get(conversation, ()))[1:]
 
     @contextmanager
     def aside(self) -> Iterator[None]:

@@ -6,11 +6,13 @@ continues with what the earlier ones did.
 
 import hashlib
 import uuid
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
 
 from angarium.agents.contract import Effect
+from angarium.e2ee.body import FileRef
 from angarium.errors import OutcomeUnknown, Refused, TooLarge
 from angarium.limits import JOURNAL_BYTES_MAX, QUESTIONS_PER_TURN_MAX
 
@@ -37,6 +39,17 @@ class Question(msgspec.Struct, omit_defaults=True):
     answer: str | None = None
 
 
+class Extra(msgspec.Struct, omit_defaults=True):
+    """A message that joined the turn of an earlier one."""
+
+    sequence: int
+    key: str
+    text: str
+    files: list[FileRef] = []
+    stream: bytes = b""
+    heard_ms: int = 0
+
+
 class Journal(msgspec.Struct, omit_defaults=True):
     """`ref`, `stream`, `heard_ms`: key, parts key and time of the newest message answered."""
 
@@ -49,6 +62,20 @@ class Journal(msgspec.Struct, omit_defaults=True):
     ref: str = ""
     stream: bytes = b""
     heard_ms: int = 0
+    joined: list[Extra] = []  # In their order, after the turn's own message.
+
+    def with_joined(self, extras: Sequence[Extra]) -> "Journal":
+        """A copy to which these were added. What an agent kept for its next attempt goes: that
+        one is asked something else."""
+        newest = extras[-1]
+        return msgspec.structs.replace(
+            self,
+            joined=[*self.joined, *extras],
+            kept={},
+            ref=newest.key,
+            stream=newest.stream,
+            heard_ms=newest.heard_ms,
+        )
 
     # --- questions --------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from angarium.agents.ledger import Journal, pack_journal, unpack_journal
 from angarium.agents.memory import Notebook, Notes
 from angarium.agents.people import People, PersonNotes
 from angarium.clock import Clock
-from angarium.e2ee.body import Body
+from angarium.e2ee.body import Body, FileRef
 from angarium.ids import DeviceId
 from angarium.kms.contract import Sealer
 from angarium.sdk.contract import Endpoint, Received
@@ -77,7 +77,14 @@ class OpenTurn:
     @property
     def text(self) -> str:
         """What the agent is asked."""
-        return self.heard.body.text if self.journal.text is None else self.journal.text
+        first = self.heard.body.text if self.journal.text is None else self.journal.text
+        return "\n".join([first, *(extra.text for extra in self.journal.joined)])
+
+    @property
+    def files(self) -> list[FileRef]:
+        """What was sent along with it."""
+        joined = (file for extra in self.journal.joined for file in extra.files)
+        return [*self.heard.body.files, *joined]
 
     @property
     def heard_ms(self) -> int:
@@ -88,6 +95,12 @@ class OpenTurn:
     def ref(self) -> str:
         """The key of the newest message that the reply answers."""
         return self.journal.ref or self.heard.key
+
+    @property
+    def refs(self) -> list[str]:
+        """The keys of the earlier messages that it answers as well."""
+        keys = [self.heard.key, *(extra.key for extra in self.journal.joined)]
+        return keys[:-1] if self.journal.joined else []
 
     @property
     def stream(self) -> bytes:

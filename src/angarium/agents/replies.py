@@ -51,7 +51,7 @@ class Replies:
 
         Raises Fenced, Unavailable and what Endpoint.submit raises.
         """
-        final = self._final(turn.record, state, reason or turn.record.reason)
+        final = self.final(turn.record, state, reason or turn.record.reason)
         route = turn.notes.route if route is None else route
         route = route.spoken_to_by(turn.heard.sender)
         text, route = self._disclose(turn, text, route)
@@ -59,7 +59,8 @@ class Replies:
         if not text:
             await self._desk.write(*writes)
         else:
-            await self._submit(turn, Body(text=text, agent=agent, ref=turn.ref), 0, writes)
+            body = Body(text=text, agent=agent, ref=turn.ref, refs=turn.refs)
+            await self._submit(turn, body, 0, writes)
         turn.record, turn.notes.route = final, route
 
     async def ask(self, turn: OpenTurn, question: Question) -> None:
@@ -83,32 +84,37 @@ class Replies:
             text=text,
             agent=record.agent,
             ref=turn.ref,
+            refs=turn.refs,
             options=question.options,
         )
         writes = [PutTurn(waiting), *self._route_writes(turn, route)]
         await self._submit(turn, body, question.part, writes)
         turn.record, turn.notes.route = waiting, route
 
-    async def apologise(self, turn: OpenTurn, trouble: Trouble) -> None:
-        """The turn has failed; say so. Where nothing can be said in this conversation it fails
-        in silence; where the device itself cannot speak, that is raised and the turn is open.
+    async def apologise(
+        self, turn: OpenTurn, trouble: Trouble, state: TurnState = "failed"
+    ) -> None:
+        """The turn has failed, or is not begun; say so. Where nothing can be said in this
+        conversation it ends in silence; where the device itself cannot speak, that is raised
+        and the turn is open.
         """
         agent = turn.record.agent
         try:
             await self.finish(
-                turn, trouble.sentence, agent=agent, state="failed", reason=trouble.code
+                turn, trouble.sentence, agent=agent, state=state, reason=trouble.code
             )
         except (Forbidden, NotFound, NotMember, TooLarge, Untrusted) as error:
             if self._desk.endpoint.error is not None:
                 raise
             reason = f"{trouble.code}, then {error.code}"
-            await self.drop(turn.record, "failed", reason)
+            await self.drop(turn.record, state, reason)
 
     async def drop(self, record: Turn, state: TurnState, reason: str) -> None:
         """Close the turn without a word."""
-        await self._desk.write(PutTurn(self._final(record, state, reason)))
+        await self._desk.write(PutTurn(self.final(record, state, reason)))
 
-    def _final(self, record: Turn, state: TurnState, reason: str) -> Turn:
+    def final(self, record: Turn, state: TurnState, reason: str) -> Turn:
+        """The record of a turn that has ended like this."""
         # The text has served; a record kept for operators holds none.
         return replace(
             record,
@@ -146,7 +152,7 @@ class Replies:
             return
         key = reply_key(record.conversation, record.sequence, body.agent, part)
         await self._submit_patiently(record, body, key, writes)
-        if record.attempts > 1:
+        if record.attempts != 1:  # Not the first time, or what is not counted.
             await self._settle(record, writes)
 
     async def _submit_patiently(

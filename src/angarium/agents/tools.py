@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from angarium.agents.attempt import Attempt
 from angarium.agents.contract import Effect, Recalled
 from angarium.agents.draft import Draft
 from angarium.agents.ledger import Question, call_name, idempotency_key, result_of
@@ -24,7 +25,7 @@ class Suspended(BaseException):
 
 
 class LiveTools:
-    """TurnTools of one attempt. `alive` is called at each sign of life.
+    """TurnTools of one attempt.
 
     `question` is set when the attempt ended at a question; `broken` when the store failed under
     it, whatever the agent's function made of that.
@@ -36,9 +37,9 @@ class LiveTools:
         turn: OpenTurn,
         draft: Draft,
         recall: Recall,
-        alive: Callable[[], None],
+        attempt: Attempt,
     ) -> None:
-        self._desk, self._turn, self._draft, self._alive = desk, turn, draft, alive
+        self._desk, self._turn, self._draft, self._attempt = desk, turn, draft, attempt
         self._recall = recall
         self._agent = turn.record.agent
         self._asked = 0
@@ -59,7 +60,7 @@ class LiveTools:
         known = self._turn.journal.find_question(known_as)
         if known is not None and known.answer is not None:
             self._draft.take()  # It went out with the question.
-            self._alive()
+            self._attempt.alive()
             return known.answer
         said = self._draft.take()
         if known is None:
@@ -80,25 +81,27 @@ class LiveTools:
         if effect not in EFFECTS:
             raise ValueError(f"effect is one of {', '.join(EFFECTS)}, not {effect!r}")
         self._check_open()
-        self._alive()
+        self._attempt.alive()
         call = call_name(self._agent, name, arguments)
         journal, record = self._turn.journal, self._turn.record
         known = journal.begin(call, effect)
         if known is not None:
             return result_of(known)
+        if effect != "read":
+            self._attempt.fixed = True
         if effect == "once":
             await self._save()
         key = idempotency_key(record.conversation, record.sequence, call)
-        result = journal.finish(call, await do(key))
+        with self._attempt.using_tool():
+            result = journal.finish(call, await do(key))
         if effect != "read":  # A read's result is saved along with the next thing that matters.
             await self._save()
-        self._alive()
         return result
 
     async def keep(self, name: str, value: bytes) -> None:
         """Save `value` in the journal; durable when this returns. Raises TooLarge."""
         self._check_open()
-        self._alive()
+        self._attempt.alive()
         self._turn.journal.kept[f"{self._agent}/{name}"] = value
         await self._save()
 
@@ -109,18 +112,18 @@ class LiveTools:
     async def status(self, text: str) -> None:
         """Show progress; dropped when the attempt is over."""
         if not self._closed:
-            self._alive()
+            self._attempt.alive()
             self._draft.status(text)
 
     async def recall(self, query: str, limit: int = 5) -> list[Recalled]:
         """Earlier exchanges of this person and this agent, the nearest first."""
         self._check_open()
-        self._alive()
+        self._attempt.alive()
         person = self._turn.person
         found, writes = await self._recall.find(person, self._agent, query, limit)
         if writes and self._desk.journal:
             await self._desk.write(*writes)
-        self._alive()
+        self._attempt.alive()
         return found
 
     async def close(self) -> None:

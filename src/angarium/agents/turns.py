@@ -3,13 +3,25 @@
 import asyncio
 import logging
 import traceback
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing, nullcontext, suppress
+from dataclasses import replace
 from typing import assert_never
 
 import msgspec
 
+from angarium.agents.attempt import (
+    Answered,
+    Asked,
+    Attempt,
+    Failed,
+    Joined,
+    Outcome,
+    Passed,
+    Patience,
+    Stopped,
+)
+from angarium.agents.bursts import Behind, Burst
 from angarium.agents.contract import (
     AgentEvent,
     AgentKind,
@@ -30,15 +42,15 @@ from angarium.agents.guard import (
     BROKEN,
     IN_CIRCLES,
     NO_AGENT,
-    TIMED_OUT,
+    SILENT,
     TIRED,
+    Admit,
     Trouble,
     classify,
     cut_reply,
     stands_in,
 )
 from angarium.agents.keeping import Starting, left, starting
-from angarium.agents.ledger import Question
 from angarium.agents.memory import Route
 from angarium.agents.recall import Recall
 from angarium.agents.records import Desk, OpenTurn
@@ -47,18 +59,16 @@ from angarium.agents.replies import Replies
 from angarium.agents.tools import LiveTools, Suspended
 from angarium.agents.ward import Aside, Ward
 from angarium.e2ee.body import FileRef
-from angarium.errors import NotFound, Unavailable
+from angarium.errors import NotFound, StoreUnwritable, Unavailable
 from angarium.ids import ConversationId
 from angarium.limits import (
+    AGENT_STOP_S,
+    BURST_WAIT_MAX_S,
     HANDOFFS_PER_TURN_MAX,
     TURN_ATTEMPTS,
-    TURN_FIRST_EVENT_S,
-    TURN_RETRY_MAX_S,
-    TURN_RETRY_MIN_S,
     TURN_SUSPECT_ATTEMPTS,
-    TURN_TIMEOUT_S,
 )
-from angarium.storage.contract import PutTurn, Write
+from angarium.storage.contract import PutTurn
 
 ReadFile = Callable[[ConversationId, FileRef], Awaitable[bytes]]
 _log = logging.getLogger(__name__)
@@ -69,45 +79,9 @@ async def no_files(_conversation: ConversationId, _file: FileRef) -> bytes:
     raise NotFound("this gateway does not read attachments")
 
 
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long an agent may take (seconds): to give a sign of life, in all, and how long to
-    wait before trying again."""
-
-    first_event_s: float = TURN_FIRST_EVENT_S
-    turn_s: float = TURN_TIMEOUT_S
-    retry_min_s: float = TURN_RETRY_MIN_S
-    retry_max_s: float = TURN_RETRY_MAX_S
-
-    def pause_s(self, attempts: int, asked_s: float = 0.0) -> float:
-        """Before the attempt after the `attempts`-th: doubling, at least what was asked for,
-        bounded."""
-        return min(max(asked_s, self.retry_min_s * 2.0 ** (attempts - 1)), self.retry_max_s)
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    text: str
-    also: tuple[Write, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    question: Question
-
-
-@dataclass(frozen=True, slots=True)
-class Passed:
-    to: str
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    trouble: Trouble
-    after_s: float = 0.0  # What the other side asks to be left alone.
-
-
-Outcome = Answered | Asked | Passed | Failed
+def nobody_behind(_conversation: ConversationId) -> Sequence[int]:
+    """Of a runner whose turns nobody queues."""
+    return ()
 
 
 class TurnRunner:
@@ -122,13 +96,31 @@ class TurnRunner:
         ward: Ward,
         recall: Recall,
         patience: Patience,
+        admit: Admit,
         read_file: ReadFile = no_files,
         aside: Aside = nullcontext,
+        behind: Behind = nobody_behind,
     ) -> None:
         self._desk, self._replies, self._registry = desk, replies, registry
         self._ward, self._recall, self._aside = ward, recall, aside
+        self._behind, self._admit = behind, admit
         self._patience, self._read_file = patience, read_file
         self._suspects = asyncio.Lock()
+        self._stirred: dict[ConversationId, Callable[[], None]] = {}
+        self._strays: set[asyncio.Task[Outcome]] = set()
+
+    def stir(self, conversation: ConversationId) -> None:
+        """There is a message behind the turn that is open there, if one is."""
+        stir = self._stirred.get(conversation)
+        if stir is not None:
+            stir()
+
+    async def close(self) -> None:
+        """End agents that did not end with their turn; wait for them, but not for ever."""
+        for stray in self._strays:
+            stray.cancel()
+        if self._strays:
+            await asyncio.wait(self._strays, timeout=AGENT_STOP_S)
 
     async def run(self, turn: OpenTurn) -> None:
         """Attempt until the turn has ended or waits. Raises Fenced, Unavailable and what
@@ -144,32 +136,83 @@ class TurnRunner:
                 await self._run(turn)
 
     async def _run(self, turn: OpenTurn) -> None:
+        burst = Burst(self._desk, self._replies, self._admit, turn)
+        if turn.journal.joined:
+            await burst.heal()
         while True:
             agent = self._registry.find(turn.record.agent)
             if agent is None:
                 return await self._replies.apologise(turn, NO_AGENT)
             if turn.record.attempts >= TURN_ATTEMPTS:
                 return await self._replies.apologise(turn, TIRED)
-            await self._count_attempt(turn)
-            outcome = await self._attempt(turn, agent)
-            match outcome:
-                case Answered(text, also):
-                    return await self._replies.finish(
-                        turn, text, agent=agent.name, route=_keeps(turn, agent), also=also
-                    )
-                case Asked(question):
-                    return await self._replies.ask(turn, question)
-                case Passed(to):
-                    if not self._pass_on(turn, to):
-                        return await self._replies.apologise(turn, IN_CIRCLES)
-                case Failed(trouble) if trouble.again and self._fall_back(turn, agent):
-                    pass
-                case Failed(trouble, after_s):
-                    if not trouble.again or turn.record.attempts >= TURN_ATTEMPTS:
-                        return await self._replies.apologise(turn, trouble)
+            outcome: Outcome | None = await self._gather(turn, agent, burst)
+            if outcome is None:
+                await self._count_attempt(turn)
+                outcome = await self._attempt(turn, agent, burst)
+            if await self._settle(turn, agent, burst, outcome):
+                return None
+
+    async def _settle(
+        self, turn: OpenTurn, agent: AgentKind, burst: Burst, outcome: Outcome
+    ) -> bool:
+        """Do what the outcome demands; whether the turn is over, or waits."""
+        match outcome:
+            case Answered(text, also):
+                route = _keeps(turn, agent)
+                await self._replies.finish(turn, text, agent=agent.name, route=route, also=also)
+            case Asked(question):
+                await self._replies.ask(turn, question)
+            case Stopped():
+                await burst.end(outcome)
+            case Joined(newcomers):
+                await burst.join(newcomers)
+                return False
+            case Passed(to):
+                if self._pass_on(turn, to):
+                    return False
+                await self._replies.apologise(turn, IN_CIRCLES)
+            case Failed(trouble) if _may_pass(trouble) and self._fall_back(turn, agent):
+                return False
+            case Failed(trouble, after_s):
+                if trouble.again and turn.record.attempts < TURN_ATTEMPTS:
                     await asyncio.sleep(self._patience.pause_s(turn.record.attempts, after_s))
-                case _:
-                    assert_never(outcome)
+                    return False
+                await self._replies.apologise(turn, trouble)
+            case _:
+                assert_never(outcome)
+        return True
+
+    async def _gather(self, turn: OpenTurn, agent: AgentKind, burst: Burst) -> Stopped | None:
+        """Before the agent begins: what waits behind the turn joins it. Whoever writes in
+        pieces is waited for; a message that comes alone is not delayed."""
+        conversation, loop = turn.record.conversation, asyncio.get_running_loop()
+        stirred = asyncio.Event()
+        self._stirred[conversation] = stirred.set
+        quiet_end_s = loop.time()
+        end_s = loop.time() + BURST_WAIT_MAX_S
+        try:
+            while True:
+                stirred.clear()
+                outcome = await burst.look(agent, self._behind(conversation))
+                if isinstance(outcome, Stopped):
+                    return outcome
+                if outcome is not None:
+                    await burst.join(outcome.newcomers)
+                if burst.grew:
+                    burst.grew = False
+                    quiet_end_s = loop.time() + self._quiet_s(turn)
+                pause_s = min(quiet_end_s, end_s) - loop.time()
+                if pause_s <= 0:
+                    return None
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(stirred.wait(), pause_s)
+        finally:
+            self._stirred.pop(conversation, None)
+
+    def _quiet_s(self, turn: OpenTurn) -> float:
+        """How long to wait for more pieces of what a person writes."""
+        age_s = (self._desk.clock.now_ms() - turn.journal.heard_ms) / 1000
+        return self._patience.burst_quiet_s - max(0.0, age_s)
 
     async def _count_attempt(self, turn: OpenTurn) -> None:
         record = replace(
@@ -183,43 +226,87 @@ class TurnRunner:
             await self._desk.write(PutTurn(record))
         turn.record = record
 
-    async def _attempt(self, turn: OpenTurn, agent: AgentKind) -> Outcome:
+    async def _attempt(self, turn: OpenTurn, agent: AgentKind, burst: Burst) -> Outcome:
         place = Place(turn.record.conversation, turn.ref, turn.stream, agent.name)
         draft = Draft(self._desk.endpoint, place)
-        limit = asyncio.timeout(self._patience.first_event_s)
-        end_s = asyncio.get_running_loop().time() + self._patience.turn_s
-
-        def alive() -> None:
-            if not limit.expired():
-                limit.reschedule(end_s)
-
-        tools = LiveTools(self._desk, turn, draft, self._recall, alive)
+        attempt = Attempt(self._patience.phases(agent.terms))
+        tools = LiveTools(self._desk, turn, draft, self._recall, attempt)
+        self._stirred[turn.record.conversation] = attempt.stir
+        attempt.start(self._work(turn, agent, attempt, draft, tools))
         try:
-            async with self._ward.place(agent, self._aside), limit:
-                outcome = await self._listen(turn, agent, draft, tools, alive)
+            outcome = await self._watch(turn, agent, attempt, burst)
+        finally:
+            self._stirred.pop(turn.record.conversation, None)
+            await self._end(attempt, agent)
+            burst.fixed = burst.fixed or attempt.fixed
+            draft.close()
+            await tools.close()
+        if tools.broken is not None:
+            raise tools.broken
+        if tools.question is None or isinstance(outcome, Stopped):
+            return outcome
+        return Asked(tools.question)
+
+    async def _watch(
+        self, turn: OpenTurn, agent: AgentKind, attempt: Attempt, burst: Burst
+    ) -> Outcome:
+        """Until the agent is done, takes too long, or a message ends or joins the turn."""
+        while True:
+            if attempt.outcome is not None:
+                return attempt.outcome
+            if attempt.late is not None:
+                self._ward.timed_out(agent)
+                _log.warning("agent %s was stopped: %s", agent.name, attempt.late.code)
+                return Failed(attempt.late)
+            burst.fixed = burst.fixed or attempt.fixed
+            try:
+                outcome = await burst.look(agent, self._behind(turn.record.conversation))
+            except (Unavailable, StoreUnwritable) as error:
+                _log.warning("a message waits for the turn before it: %s", error.code)
+                outcome = None
+            if outcome is not None and attempt.outcome is None:
+                return outcome
+            await attempt.wait()
+
+    async def _end(self, attempt: Attempt, agent: AgentKind) -> None:
+        stray = await attempt.stop()
+        if stray is not None:
+            _log.error("agent %s does not end when it is told to", agent.name)
+            self._strays.add(stray)
+            stray.add_done_callback(self._strays.discard)
+
+    async def _work(
+        self,
+        turn: OpenTurn,
+        agent: AgentKind,
+        attempt: Attempt,
+        draft: Draft,
+        tools: LiveTools,
+    ) -> Outcome:
+        """Let the agent work; what comes of it. Raises nothing but CancelledError."""
+        try:
+            async with self._ward.place(agent, self._aside):
+                attempt.begin()
+                return await self._listen(turn, agent, attempt, draft, tools)
         except Exception as error:
             asked_s = error.after_ms / 1000 if isinstance(error, Unavailable) else 0.0
-            outcome = Failed(self._judge(agent, error, limit.expired()), asked_s)
+            return Failed(self._judge(agent, error), asked_s)
         except (Suspended, BaseExceptionGroup, SystemExit, asyncio.CancelledError) as error:
             # An agent may wait for a task that was cancelled, ask inside a task group, or exit:
             # none of that ends the lane. Only our own cancellation does.
             if isinstance(error, asyncio.CancelledError) and _is_cancelled():
                 raise
-            outcome = Failed(BROKEN)  # Replaced below where a question is set.
+            return Failed(BROKEN)  # Replaced where a question is set.
         finally:
-            draft.close()
             await tools.close()
-        if tools.broken is not None:
-            raise tools.broken
-        return outcome if tools.question is None else Asked(tools.question)
 
     async def _listen(
         self,
         turn: OpenTurn,
         agent: AgentKind,
+        attempt: Attempt,
         draft: Draft,
         tools: LiveTools,
-        alive: Callable[[], None],
     ) -> Outcome:
         start = starting(turn, agent.name)
 
@@ -231,7 +318,7 @@ class TurnRunner:
 
         if turn.journal.preface:
             draft.add(turn.journal.preface + "\n\n")
-        passed = await _follow(self._ward.run(agent, begin), draft, alive)
+        passed = await _follow(self._ward.run(agent, begin), draft, attempt)
         if passed is not None:
             return Passed(passed)
         text = cut_reply(draft.text)
@@ -249,7 +336,7 @@ class TurnRunner:
             attempt=record.attempts,
             tools=tools,
             attachments=tuple(
-                self._attachment(record.conversation, file) for file in body.files
+                self._attachment(record.conversation, file) for file in turn.files
             ),
             memory=start.memory,
             person_memory=start.person_memory,
@@ -280,16 +367,19 @@ class TurnRunner:
         turn.journal.preface = stands_in(agent.name, to)
         return True
 
-    def _judge(self, agent: AgentKind, error: Exception, expired: bool) -> Trouble:
-        if expired:
-            self._ward.timed_out(agent)
-        trouble = TIMED_OUT if expired and isinstance(error, TimeoutError) else classify(error)
+    def _judge(self, agent: AgentKind, error: Exception) -> Trouble:
+        trouble = classify(error)
         # Where it failed, for the developer; never its message, which may quote the person.
         frames = traceback.extract_tb(error.__traceback__)
         where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "?"
         name = type(error).__name__
         _log.warning("agent %s failed (%s): %s at %s", agent.name, trouble.code, name, where)
         return trouble
+
+
+def _may_pass(trouble: Trouble) -> bool:
+    """Whether another agent may fare better."""
+    return trouble.again or trouble is SILENT
 
 
 def _is_cancelled() -> bool:
@@ -305,14 +395,15 @@ def _keeps(turn: OpenTurn, agent: AgentKind) -> Route:
 
 
 async def _follow(
-    events: AsyncGenerator[AgentEvent, None], draft: Draft, alive: Callable[[], None]
+    events: AsyncGenerator[AgentEvent, None], draft: Draft, attempt: Attempt
 ) -> str | None:
     """Collect an agent's events into the draft; the agent it passes the turn to, if any."""
     async with aclosing(events):
         async for event in events:
-            alive()
+            attempt.alive()
             match event:
                 case Text(text):
+                    attempt.fixed = attempt.fixed or bool(text)
                     draft.add(text)
                 case Status(text):
                     draft.status(text)

@@ -27,8 +27,9 @@ class Body(msgspec.Struct, omit_defaults=True):
     """The content of one message.
 
     `agent` names the agent that answers (or that a person addresses); `ref` is the key of the
-    message this answers; `options` are offered with a question; `via` is a channel's name when
-    a bridge carried it ("via WhatsApp, encrypted up to the bridge").
+    message this answers, of several the newest, and `refs` has the keys of the others;
+    `options` are offered with a question; `via` is a channel's name when a bridge carried it
+    ("via WhatsApp, encrypted up to the bridge").
     """
 
     type: BodyType = "text"
@@ -38,6 +39,7 @@ class Body(msgspec.Struct, omit_defaults=True):
     options: list[str] = []
     files: list[FileRef] = []
     via: str = ""
+    refs: list[str] = []
     name: str = ""  # the sender's display name, where known
 
 

@@ -204,8 +204,10 @@ class DropRecord:
     key: str
 
 
-TurnState = Literal["offered", "running", "waiting", "replied", "failed", "expired"]
-TURN_FINAL = frozenset({"replied", "failed", "expired"})
+TurnState = Literal[
+    "offered", "running", "waiting", "replied", "failed", "expired", "merged", "cancelled"
+]
+TURN_FINAL = frozenset({"replied", "failed", "expired", "merged", "cancelled"})
 
 
 @dataclass(frozen=True, slots=True)

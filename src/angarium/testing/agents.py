@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from angarium.adapters.store import OpenedStore
+from angarium.agents.attempt import Patience
 from angarium.agents.contract import AgentKind
 from angarium.agents.declared import Declared, Routing
 from angarium.agents.gateway import Gateway
 from angarium.agents.guard import Admit, admit_everybody
 from angarium.agents.recall import Embedder
 from angarium.agents.registry import Registry
-from angarium.agents.turns import Patience
 from angarium.agents.ward import Ward
 from angarium.agents.warmer import Warmer
 from angarium.clock import ManualClock

@@ -12,7 +12,7 @@ from angarium.testing.agents import CONVERSATION, AgentWorld
 
 
 def agent(function):
-    made = Agent("agent", "for tests")
+    made = Agent("agent", "for tests", on_busy="enqueue")
     made.on_turn(function)
     return made
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from angarium.agents.agent import Agent
+from angarium.agents.attempt import Patience
 from angarium.agents.contract import Turn
 from angarium.agents.declared import Routing
 from angarium.agents.guard import BUSY, FLOODED
-from angarium.agents.turns import Patience
 from angarium.agents.ward import Ward
 from angarium.clock import ManualClock
 from angarium.errors import Unavailable

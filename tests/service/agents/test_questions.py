@@ -5,9 +5,9 @@ import asyncio
 import pytest
 
 from angarium.agents.agent import Agent
+from angarium.agents.attempt import Patience
 from angarium.agents.guard import BROKEN, TOO_MANY_OPEN
 from angarium.agents.replies import DISCLOSURE
-from angarium.agents.turns import Patience
 from angarium.errors import Unavailable
 from angarium.ids import UserId
 from angarium.limits import QUESTIONS_PENDING_MAX
@@ -24,7 +24,7 @@ async def careful(turn):
 
 
 def in_world(scenario, function, **settings):
-    agent = Agent("agent", "for tests")
+    agent = Agent("agent", "for tests", on_busy="enqueue")
     agent.on_turn(function)
 
     async def run():

@@ -6,10 +6,19 @@ from dataclasses import replace
 import pytest
 
 from angarium.agents.agent import Agent, ask, handoff
+from angarium.agents.attempt import Patience
 from angarium.agents.contract import Status
-from angarium.agents.guard import BROKEN, CUT_NOTE, IN_CIRCLES, TIMED_OUT, TIRED, TOO_FAST
+from angarium.agents.guard import (
+    BROKEN,
+    CUT_NOTE,
+    IN_CIRCLES,
+    SILENT,
+    STALLED,
+    TIMED_OUT,
+    TIRED,
+    TOO_FAST,
+)
 from angarium.agents.replies import DISCLOSURE
-from angarium.agents.turns import Patience
 from angarium.e2ee.body import Body
 from angarium.errors import Replaced, Unavailable, UnverifiedDevice
 from angarium.ids import ConversationId, reply_key
@@ -26,8 +35,8 @@ from angarium.testing.agents import CONVERSATION, AgentWorld
 AT_ONCE = Patience(first_event_s=5, turn_s=5, retry_min_s=0, retry_max_s=0)
 
 
-def agent(function, name="echo"):
-    made = Agent(name, f"{name} for tests")
+def agent(function, name="echo", **terms):
+    made = Agent(name, f"{name} for tests", **terms)
     made.on_turn(function)
     return made
 
@@ -36,9 +45,9 @@ async def echo(turn):
     return f"you said {turn.text}"
 
 
-def in_world(scenario, *functions, **settings):
+def in_world(scenario, *functions, terms=None, **settings):
     """Run `scenario(world)` with an agent for each function, named after it."""
-    agents = [agent(function, function.__name__) for function in functions]
+    agents = [agent(function, function.__name__, **(terms or {})) for function in functions]
 
     async def run():
         async with AgentWorld(agents, patience=AT_ONCE, **settings) as world:
@@ -148,7 +157,7 @@ def test_messages_of_a_conversation_are_answered_in_order():
         await world.gateway.idle()
         assert [sent.body.text for sent in world.answers()] == ["1", "2", "3"]
 
-    in_world(scenario, uneven)
+    in_world(scenario, uneven, terms={"on_busy": "enqueue"})
 
 
 def test_conversations_do_not_wait_for_each_other():
@@ -542,23 +551,29 @@ def test_after_the_last_attempt_the_person_is_told():
 
 
 @pytest.mark.parametrize(
-    ("first_event_s", "turn_s"), [(0.01, 5.0), (5.0, 0.02)], ids=["first event", "whole turn"]
+    ("trouble", "phase"),
+    [
+        (SILENT, {"first_event_s": 0.01}),
+        (STALLED, {"quiet_s": 0.01}),
+        (TIMED_OUT, {"timeout_s": 0.02}),
+    ],
+    ids=["first event", "between events", "whole turn"],
 )
-def test_an_agent_that_takes_too_long_is_stopped(first_event_s, turn_s):
+def test_an_agent_that_takes_too_long_is_stopped(trouble, phase):
     stopped = []
 
     async def slow(turn):
         try:
-            if turn_s < 1:
+            if trouble is not SILENT:
                 yield "a beginning"
             await asyncio.Event().wait()
         finally:
             stopped.append(True)
 
     async def scenario():
-        patience = Patience(first_event_s=first_event_s, turn_s=turn_s)
-        async with AgentWorld([agent(slow, "slow")], patience=patience) as world:
-            assert await world.say("x") == [TIMED_OUT.sentence]
+        async with AgentWorld([agent(slow, "slow", **phase)]) as world:
+            assert await world.say("x") == [trouble.sentence]
+            assert (await world.turn(1)).reason == trouble.code
             assert stopped == [True]
 
     asyncio.run(scenario())

@@ -15,8 +15,8 @@ from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
 from angarium.agents.agent import Agent
+from angarium.agents.attempt import Patience
 from angarium.agents.contract import AgentEvent, Done, Text, Turn
-from angarium.agents.turns import Patience
 from angarium.agents.ward import Ward
 from angarium.clock import SystemClock
 from angarium.ids import ConversationId

@@ -20,7 +20,7 @@ class Kept(msgspec.Struct, array_like=True):
     device: str
     digest: str
     problem: str
-    ref: str
+    refs: list[str]
 
 
 def digest_of(text: str) -> str:
@@ -50,7 +50,7 @@ class Recorder:
             received.device,
             digest_of(received.body.text),
             received.problem,
-            received.body.ref if received.body.type == "text" else "",
+            _refs(received),
         )
         name = f"{received.conversation}/{received.sequence:06d}"
         mine = PutRecord(self._scope, name, msgspec.msgpack.encode(kept))
@@ -70,6 +70,12 @@ class Recorder:
             self._behind.happened(event)
 
 
+def _refs(received: Received) -> list[str]:
+    """The keys of the messages that it answers, where it is an answer."""
+    body = received.body
+    return [body.ref, *body.refs] if body.type == "text" and body.ref else []
+
+
 def scope_of(device: str) -> str:
     return f"shown/{device}"
 
@@ -83,6 +89,6 @@ def shown_of(records: Sequence[Record]) -> tuple[dict[str, list[Shown]], dict[st
         shown.setdefault(kept.conversation, []).append(
             Shown(kept.sequence, kept.key, kept.user, kept.device, kept.digest, kept.problem)
         )
-        if kept.ref:
-            answers.setdefault(kept.ref, set()).add(kept.key)
+        for ref in kept.refs:
+            answers.setdefault(ref, set()).add(kept.key)
     return shown, answers
