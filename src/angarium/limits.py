@@ -246,6 +246,24 @@ MCP_IDLE_S = 600.0  # An unused connection is closed.
 LOCAL_MODEL_START_S = 60.0  # A model on this machine that is not ready then: Unavailable.
 LOCAL_MODEL_STOP_S = 5.0  # Then it is killed.
 
+# Routing by examples.
+ROUTE_EXAMPLES_MAX = 20_000  # Of all agents. More: every agent's are thinned out evenly.
+ROUTE_FITTED_MAX = 2000  # Examples that the out-of-scope bound is fitted to.
+ROUTE_EXAMPLE_CHARS_MAX = 60  # Of an example in a reason; the rest is cut.
+ROUTE_CACHE_S = 3600.0  # A decision is remembered this long ...
+ROUTE_CACHE_KEY_S = 24 * 3600  # ... under a key that changes this often.
+ROUTE_OPEN_WAIT_S = 10.0  # For the examples, at a start; then it goes on without.
+ROUTE_REBUILD_RETRY_S = 30.0  # After examples could not be read.
+ACKNOWLEDGEMENT_WORDS_MAX = 4
+EMBED_WAITING_MAX = 64  # Texts that wait for the model. Over it: Busy, no examples are asked.
+EMBED_BATCH_MAX = 16  # Examples read at once; messages get in between.
+EMBED_CHARS_MAX = 600  # Only the beginning of a text is looked at ...
+EMBED_TOKENS_MAX = 128  # ... and no more of it read.
+JUDGE_WAIT_S = 5.0  # Then the fallback agent answers.
+LANGUAGE_WORDS_MIN = 3  # Shorter texts do not tell their language.
+LANGUAGE_TEXT_CHARS_MAX = 400  # Enough to tell it.
+LANGUAGES_KEPT_MAX = 32  # People of one conversation; of more, who wrote first is forgotten.
+
 # WhatsApp bridge.
 WEBHOOK_BYTES_MAX = 1024 * 1024
 OUTBOX_ATTEMPTS = 8

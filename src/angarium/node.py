@@ -315,8 +315,11 @@ class Node:
             user=self.gateway_user,
             make_endpoint=make_endpoint,
             read_file=self._read_file,
+            secret=self.secret,
             peers=self.wire.peers,
+            cache=self.wire.cache,
         )
+        self._parts.push_async_callback(agents.close)
         routers = await agents.open()
         self._gauges("gateway", "Of the gateway.", agents.gateway.figures)
         self._gauges("agents", "Of agents.", agents.ward.figures)

@@ -8,6 +8,9 @@ import pytest
 
 from angarium.adapters import agents as adapters
 from angarium.adapters.agents import AgentService
+from angarium.agents.declared import Declared, Kubernetes
+from angarium.agents.registry import Registry
+from angarium.agents.warmer import Warmer
 from angarium.config import Settings
 from angarium.errors import AngariumError, DiskFull, Fenced, Misconfigured, Unavailable
 from angarium.ids import UserId
@@ -44,8 +47,11 @@ def service(data: Path, gateway: Any) -> AgentService:
         user=UserId("@gateway:angarium"),
         make_endpoint=nothing,
         read_file=nothing,
+        secret=b"",
     )
     made.gateway = gateway
+    nobody_yet = Declared((), discovery=(Kubernetes(),))
+    made.warmer = Warmer(Registry(nobody_yet), made.ward)
     return made
 
 

@@ -2,14 +2,19 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 
 from fastapi import APIRouter
 
 from angarium.agents.gateway import Gateway, MakeEndpoint
 from angarium.agents.registry import Registry, load_registry
+from angarium.agents.routing.cache import RouteCache
+from angarium.agents.routing.make import make_router, make_worker
+from angarium.agents.routing.router import Router
 from angarium.agents.turns import ReadFile
 from angarium.agents.ward import Ward
 from angarium.agents.warmer import Warmer
+from angarium.bus.cache import Cache
 from angarium.clock import Clock
 from angarium.config import Settings
 from angarium.errors import Fenced, StoreUnwritable, Unavailable
@@ -41,15 +46,20 @@ class AgentService:
         user: UserId,
         make_endpoint: MakeEndpoint,
         read_file: ReadFile,
+        secret: bytes,
         peers: BreakerPeers | None = None,
+        cache: Cache | None = None,
     ) -> None:
         self._settings, self._store, self._clock = settings, store, clock
         self._sealer, self._owner, self._user = sealer, owner, user
         self._make_endpoint, self._read_file = make_endpoint, read_file
         self._is_open = False
+        self._route_cache = RouteCache(secret, clock, cache)
+        self._parts = AsyncExitStack()
         self.ward = Ward(clock, peers)
         self.registry: Registry
         self.warmer: Warmer
+        self.router: Router
         self.gateway: Gateway
 
     async def open(self) -> list[APIRouter]:
@@ -57,6 +67,11 @@ class AgentService:
         settings, store = self._settings, self._store
         self.registry = load_registry(settings.agents, settings.default_agent)
         self.warmer = Warmer(self.registry, self.ward)
+        worker = make_worker(self.registry.declared.routing)
+        if worker is not None:
+            self._parts.push_async_callback(worker.close)
+        self.router = make_router(self.registry, worker, cache=self._route_cache)
+        self._parts.push_async_callback(self.router.close)
         self.gateway = Gateway(
             make_endpoint=self._make_endpoint,
             device=await own_device(store.vault, self._user),
@@ -69,7 +84,10 @@ class AgentService:
             clock=self._clock,
             read_file=self._read_file,
             ward=self.ward,
+            router=self.router,
+            embedder=lambda: worker,
         )
+        await self.router.open()
         return []
 
     async def run(self) -> None:
@@ -96,6 +114,10 @@ class AgentService:
                 await gateway.close(grace_s=5.0)
             finally:
                 await self.warmer.close()
+
+    async def close(self) -> None:
+        """End what `open` began, after `run` has ended."""
+        await self._parts.aclose()
 
     def check(self, may_stand_by: Callable[[Gateway], bool]) -> Callable[[], Awaitable[None]]:
         """A check of its health: it works, or stands by where that is enough."""

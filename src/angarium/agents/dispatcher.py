@@ -12,14 +12,17 @@ from angarium.agents.memory import Route
 from angarium.agents.records import Desk, OpenTurn
 from angarium.agents.registry import Registry
 from angarium.agents.replies import Replies
-from angarium.agents.router import (
+from angarium.agents.routing.router import Router
+from angarium.agents.routing.rules import (
+    Facts,
     ListAgents,
     Reset,
     Switch,
     ToAgent,
+    ToHuman,
     ToQuestion,
+    may_answer,
     read_answer,
-    route,
 )
 from angarium.agents.turns import TurnRunner
 from angarium.errors import NotFound, Untrusted
@@ -34,10 +37,16 @@ class Dispatcher:
     """`run` works one turn off; safe to call again for the same turn, whatever happened."""
 
     def __init__(
-        self, desk: Desk, replies: Replies, runner: TurnRunner, registry: Registry, admit: Admit
+        self,
+        desk: Desk,
+        replies: Replies,
+        runner: TurnRunner,
+        registry: Registry,
+        router: Router,
+        admit: Admit,
     ) -> None:
         self._desk, self._replies, self._runner = desk, replies, runner
-        self._registry, self._admit = registry, admit
+        self._registry, self._router, self._admit = registry, router, admit
 
     async def run(self, conversation: ConversationId, sequence: int) -> int | None:
         """Returns the turn of this conversation that goes on next, where the message was its
@@ -94,15 +103,15 @@ class Dispatcher:
             await self._stop(turn)
             return None
         asked = await self._pending(turn)
-        decision = route(
-            body.text,
-            agents=self._registry.names,
-            default=self._registry.default,
+        facts = Facts(
             sticky=turn.notes.route.agent,
             addressed=body.agent,
             pending=asked is not None,
+            channel=body.via or "app",
         )
-        match decision:
+        match await self._router.decide(body.text, facts):
+            case ToHuman(reason):
+                await self._replies.drop(turn.record, "replied", reason)
             case ToAgent(agent, text, reason):
                 turn.record = replace(turn.record, agent=agent, reason=reason)
                 turn.journal.text = text if text != body.text else None
@@ -113,7 +122,9 @@ class Dispatcher:
             case Switch(agent, reason):
                 await self._switch(turn, agent, reason)
             case ListAgents(reason):
-                await self._replies.finish(turn, self._list_agents(), reason=reason)
+                await self._replies.finish(
+                    turn, self._list_agents(facts.channel), reason=reason
+                )
             case Reset(reason):
                 await self._reset(turn, reason)
         return None
@@ -214,6 +225,7 @@ class Dispatcher:
         fresh = Route(disclosed=old.disclosed, unread_ms=old.unread_ms)
         await self._replies.finish(turn, RESET_DONE, reason=reason, route=fresh, also=also)
 
-    def _list_agents(self) -> str:
-        lines = [f"@{agent.name}: {agent.description}" for agent in self._registry]
+    def _list_agents(self, channel: str) -> str:
+        here = [agent for agent in self._registry if may_answer(agent, channel)]
+        lines = [f"@{agent.name}: {agent.description}" for agent in here]
         return "\n".join(["These agents answer here:", *lines, "/reset starts anew."])

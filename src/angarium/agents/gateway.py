@@ -14,6 +14,7 @@ from angarium.agents.recall import Embedder, Recall
 from angarium.agents.records import Desk, TurnSeals
 from angarium.agents.registry import Registry
 from angarium.agents.replies import Replies
+from angarium.agents.routing.router import Router
 from angarium.agents.turns import ReadFile, TurnRunner, no_files
 from angarium.agents.ward import Ward
 from angarium.clock import Clock
@@ -76,6 +77,7 @@ class Gateway:
         admit: Admit = admit_everybody,
         read_file: ReadFile = no_files,
         ward: Ward | None = None,
+        router: Router | None = None,
         patience: Patience | None = None,
         turns_at_once: int = TURNS_AT_ONCE,
         turns_held_max: int = TURNS_HELD_MAX,
@@ -87,6 +89,7 @@ class Gateway:
         self._tenure = Tenure(leases, clock, name=f"mailbox/{device}", owner=owner)
         self._registry, self._clock, self._admit = registry, clock, admit
         self._ward = ward or Ward(clock)
+        self._router = router or Router(registry)
         self._read_file, self._patience = read_file, patience or Patience()
         self._journal = journal
         self._seals = TurnSeals(sealer, device)
@@ -294,6 +297,7 @@ class Gateway:
             desk,
             replies,
             self._registry,
+            router=self._router,
             ward=self._ward,
             recall=self._recall,
             patience=self._patience,
@@ -303,7 +307,7 @@ class Gateway:
             behind=self._lanes.behind,
         )
         self._runner = runner
-        return Dispatcher(desk, replies, runner, self._registry, self._admit)
+        return Dispatcher(desk, replies, runner, self._registry, self._router, self._admit)
 
     def _is_stale(self, received: Received, now_ms: int) -> bool:
         return now_ms - received.accepted_ms > TURN_STALE_S * 1000

@@ -57,6 +57,7 @@ class Journal(msgspec.Struct, omit_defaults=True):
     questions: list[Question] = []
     kept: dict[str, bytes] = {}  # By agent and name: what an agent's next attempt needs.
     handoffs: int = 0
+    declined: list[str] = []  # Agents that said "not mine".
     preface: str = ""  # Why another agent answers than the one that was to.
     text: str | None = None  # What the agent is asked, where a mention was cut off.
     ref: str = ""

@@ -56,6 +56,8 @@ from angarium.agents.recall import Recall
 from angarium.agents.records import Desk, OpenTurn
 from angarium.agents.registry import Registry
 from angarium.agents.replies import Replies
+from angarium.agents.routing.router import Router
+from angarium.agents.routing.rules import Facts, may_answer
 from angarium.agents.tools import LiveTools, Suspended
 from angarium.agents.ward import Aside, Ward
 from angarium.e2ee.body import FileRef
@@ -93,6 +95,7 @@ class TurnRunner:
         replies: Replies,
         registry: Registry,
         *,
+        router: Router,
         ward: Ward,
         recall: Recall,
         patience: Patience,
@@ -102,6 +105,7 @@ class TurnRunner:
         behind: Behind = nobody_behind,
     ) -> None:
         self._desk, self._replies, self._registry = desk, replies, registry
+        self._router = router
         self._ward, self._recall, self._aside = ward, recall, aside
         self._behind, self._admit = behind, admit
         self._patience, self._read_file = patience, read_file
@@ -168,7 +172,7 @@ class TurnRunner:
                 await burst.join(newcomers)
                 return False
             case Passed(to):
-                if self._pass_on(turn, to):
+                if self._pass_on(turn, to) if to else await self._decline(turn):
                     return False
                 await self._replies.apologise(turn, IN_CIRCLES)
             case Failed(trouble) if _may_pass(trouble) and self._fall_back(turn, agent):
@@ -349,8 +353,26 @@ class TurnRunner:
 
         return Attachment(file.name, file.content_type, file.size, read)
 
+    async def _decline(self, turn: OpenTurn) -> bool:
+        """Its agent said "not mine": route again without it, and without those before it."""
+        turn.journal.declined.append(turn.record.agent)
+        facts = Facts(
+            sticky=turn.notes.route.agent,
+            channel=turn.heard.body.via or "app",
+            declined=tuple(turn.journal.declined),
+        )
+        verdict = await self._router.again(turn.text, facts)
+        reason = f"not for {turn.record.agent}; {verdict.reason}"
+        if not self._pass_on(turn, verdict.agent):
+            return False
+        turn.record = replace(turn.record, reason=reason)
+        return True
+
     def _pass_on(self, turn: OpenTurn, to: str) -> bool:
-        if self._registry.find(to) is None or turn.journal.handoffs >= HANDOFFS_PER_TURN_MAX:
+        agent, channel = self._registry.find(to), turn.heard.body.via or "app"
+        if agent is None or not may_answer(agent, channel):
+            return False
+        if turn.journal.handoffs >= HANDOFFS_PER_TURN_MAX:
             return False
         turn.journal.handoffs += 1
         reason = f"handoff from {turn.record.agent}"

@@ -17,6 +17,7 @@ from angarium.agents.gateway import Gateway
 from angarium.agents.guard import Admit, admit_everybody
 from angarium.agents.recall import Embedder
 from angarium.agents.registry import Registry
+from angarium.agents.routing.router import Router
 from angarium.agents.ward import Ward
 from angarium.agents.warmer import Warmer
 from angarium.clock import ManualClock
@@ -57,8 +58,9 @@ def as_they_are(store: Store) -> Reach:
 class AgentWorld:
     """One gateway with agents, a person, and a relay between them.
 
-    `restart` throws the gateway away as a crash would and starts another over the same store:
-    one in memory, or what `open_store` opens.
+    `router` is set before it is opened where agents are found by examples; without, the rules
+    that need none decide. `restart` throws the gateway away as a crash would and starts another
+    over the same store: one in memory, or what `open_store` opens.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class AgentWorld:
         self._opened: OpenedStore | None = None
         self._incarnation = 0
         self._said = 0
+        self.router: Router | None = None
         self.gateway: Gateway
         self.warmer: Warmer
         self.endpoint: MemoryEndpoint
@@ -142,6 +145,7 @@ class AgentWorld:
             leases=self.store.leases,
             sealer=self._sealer,
             registry=self.registry,
+            router=self.router,
             clock=self.clock,
             admit=self._admit,
             ward=ward or self._ward,

@@ -1,0 +1,144 @@
+"""Who answers: control rules, then the cache, then the examples."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+from angarium.agents.contract import AgentKind
+from angarium.agents.registry import Registry
+from angarium.agents.routing.cache import RouteCache
+from angarium.agents.routing.contract import Examples
+from angarium.agents.routing.rules import (
+    Decision,
+    Facts,
+    ToAgent,
+    Verdict,
+    control,
+    may_answer,
+    with_examples,
+    without_examples,
+)
+from angarium.errors import Busy, Misconfigured
+from angarium.limits import JUDGE_WAIT_S, ROUTE_OPEN_WAIT_S
+
+Judge = Callable[[str, Sequence[AgentKind]], Awaitable[str]]
+_log = logging.getLogger(__name__)
+
+
+class Router:
+    """Decides for every message; never raises for what a message holds.
+
+    Without `examples` the control rules, the agent that has the conversation and the default
+    decide. `judge` names an agent for a message that fits no examples: it is asked for
+    JUDGE_WAIT_S, and an answer that names no agent counts as none.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        examples: Examples | None = None,
+        cache: RouteCache | None = None,
+        judge: Judge | None = None,
+    ) -> None:
+        self._registry, self._examples = registry, examples
+        self._cache, self._judge = cache, judge
+
+    async def open(self) -> None:
+        """Read the agents' examples; goes on without them after ROUTE_OPEN_WAIT_S, and they
+        are used as soon as they are read. Raises Misconfigured for a model that does not
+        load."""
+        if self._examples is None:
+            return
+        self._examples.update(self._registry.roster)
+        try:
+            async with asyncio.timeout(ROUTE_OPEN_WAIT_S):
+                await self._examples.ready()
+        except TimeoutError:
+            _log.warning("routing examples are still being read")
+
+    async def close(self) -> None:
+        if self._examples is not None:
+            await self._examples.close()
+
+    async def decide(self, text: str, facts: Facts) -> Decision:
+        """What to do with a message. No agent may be allowed: then ToAgent names none."""
+        agents = self._allowed(facts)
+        names = [agent.name for agent in agents]
+        decided = control(text, facts, names)
+        if decided is not None:
+            return decided
+        verdict = await self._choose(text, facts, agents, names)
+        return ToAgent(verdict.agent, text, verdict.reason, verdict.score)
+
+    async def again(self, text: str, facts: Facts) -> Verdict:
+        """Who answers instead of the agents that have declined; no agent where nobody can."""
+        agents = self._allowed(facts)
+        return await self._choose(text, facts, agents, [agent.name for agent in agents])
+
+    def _allowed(self, facts: Facts) -> list[AgentKind]:
+        return [
+            agent
+            for agent in self._registry
+            if agent.name not in facts.declined and may_answer(agent, facts.channel)
+        ]
+
+    @property
+    def _fallback(self) -> str:
+        return self._registry.declared.routing.fallback or self._registry.default
+
+    async def _choose(
+        self, text: str, facts: Facts, agents: Sequence[AgentKind], names: Sequence[str]
+    ) -> Verdict:
+        plain = without_examples(facts, names, self._registry.default)
+        examples, cache = self._examples, self._cache
+        if examples is None:
+            return plain
+        examples.update(self._registry.roster)
+        if cache is None or facts.declined or not examples.version:
+            return await self._ask(examples, text, facts, agents, names) or plain
+        key = cache.key(examples.version, facts.sticky, facts.channel, text)
+        found = cache.peek(key) or await cache.get(key)
+        if found is not None and found.agent in names:
+            return found
+        verdict = await self._ask(examples, text, facts, agents, names)
+        if verdict is None:
+            return plain
+        await cache.put(key, verdict)
+        return verdict
+
+    async def _ask(
+        self,
+        examples: Examples,
+        text: str,
+        facts: Facts,
+        agents: Sequence[AgentKind],
+        names: Sequence[str],
+    ) -> Verdict | None:
+        routing = self._registry.declared.routing
+        try:
+            guess = await examples.guess(text, names, facts.sticky)
+        except (Busy, Misconfigured) as error:
+            _log.warning("a message is routed without examples: %s", error.code)
+            return None
+        if guess is None:
+            return None
+        verdict = with_examples(
+            guess,
+            facts,
+            names,
+            fallback=self._fallback,
+            rule=(routing.switch_nearest, routing.switch_margin),
+        )
+        if self._judge is None or guess.fits or facts.sticky in names:
+            return verdict
+        judged = await self._ask_judge(self._judge, text, agents)
+        return Verdict(judged, f"judge; {verdict.reason}") if judged in names else verdict
+
+    async def _ask_judge(self, judge: Judge, text: str, agents: Sequence[AgentKind]) -> str:
+        try:
+            async with asyncio.timeout(JUDGE_WAIT_S):
+                return str(await judge(text, agents))
+        except Exception as error:  # A model's client may raise anything; its text may quote.
+            _log.warning("the judge of routes failed: %s", type(error).__name__)
+            return ""
