@@ -180,14 +180,17 @@ def test_closing_gives_running_turns_their_grace():
 
 
 def test_an_interrupted_turn_goes_on_after_the_next_start():
+    began = asyncio.Event()
+
     async def once_stuck(turn):
         if turn.attempt == 1:
+            began.set()
             await asyncio.Event().wait()
         return f"attempt {turn.attempt}"
 
     async def scenario(world):
         await world.endpoint.receive(world.write_message("x"))
-        await asyncio.sleep(0.01)
+        await began.wait()
         await world.gateway.close()
         assert world.answers() == []
         await world.gateway.open()
