@@ -46,6 +46,15 @@ FIGURES = {
             for share in ("p50", "p99")
         ),
     },
+    "turns": {
+        "overhead_p50_ms",
+        "overhead_p99_ms",
+        "turns_per_s",
+        "turns_per_cpu_s",
+        "at_once_max",
+        "at_once_over_p99_ms",
+        "at_once_kb",
+    },
 }
 
 

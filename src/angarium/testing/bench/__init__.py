@@ -20,6 +20,7 @@ BENCHES = {
     "cluster": "one node and three on MongoDB and Redis: throughput, and a rolling restart",
     "journey": "person -> seal -> relay -> gateway -> function agent -> sealed reply",
     "resilience": "what guarding a call to an agent costs, and what others notice of a bad one",
+    "turns": "what the gateway adds to an agent that costs nothing",
 }
 
 
