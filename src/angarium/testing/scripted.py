@@ -4,6 +4,7 @@ LLM("shop", "sells", model=scripted(("pay", {"cents": 5}), "It is paid."), tools
 """
 
 import json
+import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
@@ -32,13 +33,13 @@ def scripted(
         if callable(step):
             step = step(messages, info)
         pieces = [step] if isinstance(step, str | tuple) else list(step)
-        for index, piece in enumerate(pieces):
+        for index, piece in enumerate(pieces):  # Ids are new each time, as those of providers.
             if isinstance(piece, str):
                 for place, word in enumerate(piece.split(" ")):
                     yield f" {word}" if place else word
             else:
                 tool, arguments = piece
-                call = f"call-{number}-{index}"
+                call = f"call-{number}-{secrets.token_hex(4)}"
                 made = DeltaToolCall(tool, json.dumps(arguments), tool_call_id=call)
                 yield {index: made}
 

@@ -14,55 +14,7 @@ from angarium.ids import ConversationId, reply_key
 from angarium.limits import TURN_ATTEMPTS
 from angarium.storage.contract import Fence, Store, Write
 from angarium.testing.agents import CONVERSATION, AgentWorld, OpenStore, Reach, in_memory
-
-
-class Fate:
-    """Counts the moments before and after each store call; at the chosen ones the process is
-    dead: it stands still for ever there, and so does whatever it tries afterwards."""
-
-    def __init__(self) -> None:
-        self.moments = self.struck = 0
-        self._deaths: list[int] = []
-        self.dead = asyncio.Event()
-
-    def begin(self, deaths: Sequence[int]) -> None:
-        self.moments, self._deaths = 0, sorted(deaths)
-
-    async def moment(self) -> None:
-        if self.dead.is_set():
-            await asyncio.Event().wait()
-        if self._deaths and self.moments == self._deaths[0]:
-            self._deaths.pop(0)
-            self.struck += 1
-            self.dead.set()
-            await asyncio.Event().wait()
-        self.moments += 1
-
-
-class MortalVault:
-    def __init__(self, store: Store, fate: Fate) -> None:
-        self._vault, self._fate = store.vault, fate
-
-    async def read(self, scope: str, prefix: str = "") -> object:
-        await self._fate.moment()
-        return await self._vault.read(scope, prefix)
-
-    async def write(self, writes: Sequence[Write], fence: Fence | None = None) -> None:
-        await self._fate.moment()
-        await self._vault.write(writes, fence)
-        await self._fate.moment()
-
-
-class MortalTurns:
-    def __init__(self, store: Store, fate: Fate) -> None:
-        self._turns, self._fate = store.turns, fate
-
-    async def find(self, conversation: str, sequence: int) -> object:
-        await self._fate.moment()
-        return await self._turns.find(conversation, sequence)
-
-    async def list_open(self, owner: str) -> object:
-        return await self._turns.list_open(owner)
+from angarium.testing.mortal import Fate, MortalVault, reach_of, tell, until_done_or_dead
 
 
 class Outside:
@@ -100,49 +52,13 @@ def make_shop(outside: Outside, fate: Fate) -> Agent:
     return shop
 
 
-async def until_done_or_dead(world: AgentWorld, fate: Fate, work) -> bool:
-    """Run `work`; false when the process died meanwhile, then it has been replaced."""
-    running = asyncio.ensure_future(work)
-    dying = asyncio.ensure_future(fate.dead.wait())
-    await asyncio.wait({running, dying}, return_when=asyncio.FIRST_COMPLETED)
-    alive = not fate.dead.is_set()
-    if alive:
-        dying.cancel()
-        await running
-        return True
-    while fate.dead.is_set():
-        fate.dead.clear()
-        await world.kill()
-        starting = asyncio.ensure_future(world.start())
-        dying = asyncio.ensure_future(fate.dead.wait())
-        await asyncio.wait({starting, dying}, return_when=asyncio.FIRST_COMPLETED)
-    dying.cancel()
-    return False
-
-
-async def tell(world: AgentWorld, fate: Fate, text: str) -> None:
-    """The relay delivers a message until its receipt is durable, then the work is done."""
-    received = world.write_message(text)
-
-    async def has_it() -> bool:
-        return await world.store.turns.find(CONVERSATION, received.sequence) is not None
-
-    while not await has_it():
-        await until_done_or_dead(world, fate, world.endpoint.receive(received))
-    while not await until_done_or_dead(world, fate, world.gateway.idle()):
-        pass
-
-
 async def journey(
     deaths: Sequence[int], journal: bool = True, open_store: OpenStore = in_memory
 ) -> tuple[AgentWorld, Outside, int]:
     fate, outside = Fate(), Outside()
 
-    def reach(store: Store) -> Reach:
-        return Reach(MortalVault(store, fate), MortalTurns(store, fate))
-
     async with AgentWorld(
-        [make_shop(outside, fate)], reach=reach, journal=journal, open_store=open_store
+        [make_shop(outside, fate)], reach=reach_of(fate), journal=journal, open_store=open_store
     ) as world:
         fate.begin(deaths)
         await tell(world, fate, "order")

@@ -454,8 +454,8 @@ def test_usage_and_tool_calls_are_told_to_the_gateway():
         "Usage",
         "Done",
     ]
-    assert events[1] == ToolCall("call-0-0", "look_up")
-    assert events[2] == ToolResult("call-0-0")
+    assert events[1] == ToolCall(events[1].id, "look_up")
+    assert events[2] == ToolResult(events[1].id)
     assert events[0].requests == 1
     assert events[0].output_tokens > 0
     assert events[0].model == "scripted"
