@@ -263,7 +263,6 @@ JUDGE_WAIT_S = 5.0  # Then the fallback agent answers.
 LANGUAGE_WORDS_MIN = 3  # Shorter texts do not tell their language.
 LANGUAGE_TEXT_CHARS_MAX = 400  # Enough to tell it.
 LANGUAGES_KEPT_MAX = 32  # People of one conversation; of more, who wrote first is forgotten.
-
 # WhatsApp bridge.
 WEBHOOK_BYTES_MAX = 1024 * 1024
 OUTBOX_ATTEMPTS = 8
@@ -343,6 +342,35 @@ PRESENCE_KEPT_S = 60  # What a node said is forgotten by the server when it rene
 PRESENCE_USERS_AT_ONCE = 512  # In one command; the rest goes with the next.
 PRESENCE_CONNECTIONS_AT_ONCE = 512  # Looked after together; the loop breathes in between.
 PRESENCE_LOOK_AGAIN_S = 1.0  # After someone was told to be gone.
+
+# Discovery of agents in Kubernetes.
+KUBE_PAGE_OBJECTS = 200  # In one answer; the rest follows in the next.
+KUBE_PAGE_BYTES_MAX = 32 * 1024 * 1024  # More: TooLarge, the last known state stays.
+KUBE_OBJECTS_MAX = 5000  # Of one kind. More: TooLarge, the last known state stays.
+KUBE_LINE_BYTES_MAX = 2 * 1024 * 1024  # One event of a watch. More: everything is listed again.
+KUBE_ANSWER_S = 5.0  # To connect, and to answer; the API is away then.
+KUBE_WATCH_S = 60  # The API ends a watch then, and the next one goes on from there.
+KUBE_WATCH_LATE_S = 10.0  # A watch that says nothing for so much longer is dead.
+KUBE_RELIST_S = 290.0  # Everything is listed again then, whatever the watches said; or earlier.
+KUBE_REWATCHES = 3  # Failures in a row; then everything is listed again.
+KUBE_RETRY_MIN_S = 0.2  # Pauses after failures double from here, with jitter ...
+KUBE_RETRY_MAX_S = 30.0  # ... to here.
+KUBE_JOIN_S = 0.05  # Changes that come together make one new roster.
+AGENT_CARD_BYTES_MAX = 64 * 1024  # In an annotation. More: the agent is left out.
+AGENT_SKILLS_MAX = 64  # Of a discovered agent; the rest is not looked at.
+AGENT_EXAMPLES_MAX = 500  # Of one such skill; the rest is not looked at.
+AGENT_EXAMPLE_CHARS_MAX = 500  # A longer one is cut.
+AGENT_DESCRIPTION_CHARS_MAX = 1000  # A longer one is cut.
+SNAPSHOT_KEPT_S = 900.0  # What other nodes found serves a node that starts, this long.
+SNAPSHOT_PIECES_MAX = 16  # Of CACHE_VALUE_BYTES_MAX. A larger one is not shared.
+SNAPSHOT_BYTES_MAX = 16 * 1024 * 1024  # Unpacked. A larger one is not read.
+
+# Instances of one agent.
+INSTANCES_MAX = 500  # The rest is not used.
+INSTANCE_AVOID_MIN_S = 2.0  # After a failure an instance gets no turns so long, doubling ...
+INSTANCE_AVOID_MAX_S = 60.0  # ... to here, unless all fail.
+COLD_FIRST_EVENT_S = 60.0  # What may have to start has this long to the first event,
+COLD_TURN_S = 120.0  # ... and this long in all.
 
 # Cluster store.
 MONGO_CALL_S = 5.0  # One call with its retries, fail-overs included. Over it: Unavailable.

@@ -1,11 +1,14 @@
 """The agents of a node: loaded as the settings say, their gateway kept open."""
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
 from fastapi import APIRouter
 
+from angarium.adapters.discovery import open_discovery
+from angarium.agents.discovery.kubernetes import KubernetesDiscovery
 from angarium.agents.gateway import Gateway, MakeEndpoint
 from angarium.agents.registry import Registry, load_registry
 from angarium.agents.routing.cache import RouteCache
@@ -20,6 +23,7 @@ from angarium.config import Settings
 from angarium.errors import Fenced, StoreUnwritable, Unavailable
 from angarium.ids import UserId
 from angarium.kms.contract import Sealer
+from angarium.limits import AGENT_START_WAIT_S
 from angarium.resilience import BreakerPeers
 from angarium.sdk.stored import own_device
 from angarium.storage.contract import Store
@@ -54,11 +58,12 @@ class AgentService:
         self._sealer, self._owner, self._user = sealer, owner, user
         self._make_endpoint, self._read_file = make_endpoint, read_file
         self._is_open = False
-        self._route_cache = RouteCache(secret, clock, cache)
+        self._route_cache, self._cache = RouteCache(secret, clock, cache), cache
         self._parts = AsyncExitStack()
         self.ward = Ward(clock, peers)
         self.registry: Registry
         self.warmer: Warmer
+        self.discovery: list[KubernetesDiscovery] = []
         self.router: Router
         self.gateway: Gateway
 
@@ -67,6 +72,11 @@ class AgentService:
         settings, store = self._settings, self._store
         self.registry = load_registry(settings.agents, settings.default_agent)
         self.warmer = Warmer(self.registry, self.ward)
+        self.discovery = open_discovery(
+            self.registry, self._clock, self._sealer, self._cache, os.environ
+        )
+        for each in self.discovery:
+            self._parts.push_async_callback(each.close)
         worker = make_worker(self.registry.declared.routing)
         if worker is not None:
             self._parts.push_async_callback(worker.close)
@@ -94,7 +104,11 @@ class AgentService:
         """Keep the gateway open: again after the store was away, the lease was lost or
         the agents' device ended (displaced, refused). Cancel it to stop."""
         gateway = self.gateway
+        finding = [asyncio.create_task(each.run()) for each in self.discovery]
         try:
+            # A message that comes before its agent was found would meet another one.
+            found = (each.wait_ready(AGENT_START_WAIT_S) for each in self.discovery)
+            await asyncio.gather(*found)
             await self.warmer.start()
             while True:
                 try:
@@ -113,6 +127,9 @@ class AgentService:
             try:
                 await gateway.close(grace_s=5.0)
             finally:
+                for task in finding:
+                    task.cancel()
+                await asyncio.gather(*finding, return_exceptions=True)
                 await self.warmer.close()
 
     async def close(self) -> None:

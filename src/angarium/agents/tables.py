@@ -6,10 +6,13 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
 import msgspec
+from pydantic import SecretStr
 
 from angarium.errors import Misconfigured
 
@@ -110,8 +113,16 @@ def hints_of(make: Callable[..., Any]) -> dict[str, Any]:
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
             found |= typing.get_type_hints(get_args(hint)[0]) if get_args(hint) else {}
         elif parameter.kind is not inspect.Parameter.VAR_POSITIONAL:
-            found[name] = hint
+            found[name] = _without_secret(hint)
     return found
+
+
+def _without_secret(hint: Any) -> Any:
+    """In a file a secret is the name of an environment variable."""
+    kept = [each for each in get_args(hint) if each is not SecretStr]
+    if len(kept) == len(get_args(hint)):
+        return hint
+    return reduce(or_, kept)
 
 
 def _is_ordered(hint: Any) -> bool:

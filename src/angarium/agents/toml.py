@@ -2,28 +2,19 @@
 
 import os
 import tomllib
-from collections.abc import Callable, Mapping
-from importlib import import_module
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from angarium.agents.contract import AgentKind
 from angarium.agents.declared import Declared, EvalCase, Kubernetes, Routing
+from angarium.agents.named import KINDS, Make, load_kind
 from angarium.agents.python import declared_in, load_module
 from angarium.agents.tables import Table, hints_of
 from angarium.agents.terms import check_name
 from angarium.errors import Misconfigured
 
-Make = Callable[..., AgentKind]
-# Imported when a file names them: each needs its own extra.
-KINDS: Mapping[str, str] = {
-    "function": "angarium.agents.agent:Agent",
-    "llm": "angarium.agents.kinds.llm:LLM",
-    "openai": "angarium.agents.remote:Remote.openai",
-    "cloudevents": "angarium.agents.remote:Remote.cloudevents",
-    "a2a": "angarium.agents.remote:Remote.a2a",
-}
 _MCP = "angarium.agents.mcp:MCP"
 _TOP = ("code", "agents", "routing", "discovery", "eval")
 _PATHS = frozenset({"model_path", "token_file", "ca_file"})
@@ -188,19 +179,6 @@ class Reading:
                 raise table.fail("'say' is missing")
             found.append(EvalCase(**given))
         return found
-
-
-def load_kind(place: str) -> Make:
-    """The constructor at `module:name`. Raises Misconfigured where it cannot be imported."""
-    module, _, names = place.partition(":")
-    try:
-        found: Any = import_module(module)
-    except ModuleNotFoundError as error:
-        raise Misconfigured(f"agents of this type need {error.name!r}, not installed") from None
-    for name in names.split("."):
-        found = getattr(found, name)
-    make: Make = found
-    return make
 
 
 def _required(make: Make) -> list[str]:

@@ -7,10 +7,11 @@ import pytest
 
 from angarium.agents.agent import Agent
 from angarium.agents.declared import EvalCase, Kubernetes, Routing
+from angarium.agents.named import KINDS, load_kind
 from angarium.agents.registry import load_registry
 from angarium.agents.tables import hints_of
 from angarium.agents.terms import TermOptions
-from angarium.agents.toml import KINDS, load_kind, load_toml
+from angarium.agents.toml import load_toml
 from angarium.errors import Misconfigured
 
 SHOP = """

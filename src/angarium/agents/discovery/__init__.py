@@ -1,0 +1,1 @@
+"""Finds agents that nobody declared here, in the background and never for a message."""
