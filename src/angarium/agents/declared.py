@@ -1,12 +1,13 @@
 """What a developer declares beside the agents: how to route, and what to try."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from angarium.agents.contract import AgentKind
 
 Embedder = Literal["auto", "minilm", "multilingual", "none"]
+Judge = Callable[[str, Sequence[AgentKind]], Awaitable[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,8 @@ class Routing:
         0.95  # Share of fitting messages that the out-of-scope bound lets through.
     )
     model_path: str = ""  # A model of one's own, instead of the package's.
+    languages: tuple[str, ...] = ()  # To tell apart, as ISO 639-1 codes; empty: not told.
+    judge: Judge | None = None  # Names an agent for a message that fits nobody's examples.
 
 
 @dataclass(frozen=True, slots=True)

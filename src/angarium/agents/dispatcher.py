@@ -107,6 +107,7 @@ class Dispatcher:
             sticky=turn.notes.route.agent,
             addressed=body.agent,
             pending=asked is not None,
+            human=bool(turn.notes.route.human),
             channel=body.via or "app",
         )
         match await self._router.decide(body.text, facts):
@@ -115,6 +116,7 @@ class Dispatcher:
             case ToAgent(agent, text, reason):
                 turn.record = replace(turn.record, agent=agent, reason=reason)
                 turn.journal.text = text if text != body.text else None
+                turn.journal.language = self._router.language(text, turn.language)
                 await self._runner.run(turn)
             case ToQuestion():
                 if asked is not None:

@@ -59,6 +59,7 @@ class Journal(msgspec.Struct, omit_defaults=True):
     handoffs: int = 0
     declined: list[str] = []  # Agents that said "not mine".
     preface: str = ""  # Why another agent answers than the one that was to.
+    language: str = ""  # Of the text, where it tells.
     text: str | None = None  # What the agent is asked, where a mention was cut off.
     ref: str = ""
     stream: bytes = b""

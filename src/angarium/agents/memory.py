@@ -18,6 +18,7 @@ from angarium.kms.contract import Sealer
 from angarium.limits import (
     HISTORY_CHARS_MAX,
     HISTORY_EXCHANGES_MAX,
+    LANGUAGES_KEPT_MAX,
     MEMORY_BYTES_MAX,
     PARTICIPANTS_MAX,
 )
@@ -37,13 +38,21 @@ class Route(msgspec.Struct, frozen=True, omit_defaults=True):
     disclosed: bool = False  # The person was told that an AI agent answers.
     unread_ms: int = 0
     people: tuple[str, ...] = ()  # Who has written here, so that each can be forgotten.
+    languages: tuple[tuple[str, str], ...] = ()  # Of each who has written here, the code.
     human: str = ""
     human_name: str = ""
     human_since_ms: int = 0
     human_active_ms: int = 0  # When the operator, or whoever waits for one, last wrote.
 
-    def spoken_to_by(self, user: str) -> "Route":
-        """`user` has written here."""
+    def language_of(self, user: str) -> str:
+        return dict(self.languages).get(user, "")
+
+    def spoken_to_by(self, user: str, language: str = "") -> "Route":
+        """`user` has written here, and in which language, where that is known."""
+        if language and language != self.language_of(user):
+            others = [pair for pair in self.languages if pair[0] != user]
+            spoken = (*others[1 - LANGUAGES_KEPT_MAX :], (user, language))
+            return msgspec.structs.replace(self, languages=spoken).spoken_to_by(user)
         if user in self.people:
             return self
         people = (*self.people[1 - PARTICIPANTS_MAX :], user)

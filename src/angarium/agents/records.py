@@ -81,6 +81,11 @@ class OpenTurn:
         return "\n".join([first, *(extra.text for extra in self.journal.joined)])
 
     @property
+    def language(self) -> str:
+        """Of the person, where it is known."""
+        return self.journal.language or self.notes.route.language_of(self.heard.sender)
+
+    @property
     def files(self) -> list[FileRef]:
         """What was sent along with it."""
         joined = (file for extra in self.journal.joined for file in extra.files)

@@ -53,7 +53,7 @@ class Replies:
         """
         final = self.final(turn.record, state, reason or turn.record.reason)
         route = turn.notes.route if route is None else route
-        route = route.spoken_to_by(turn.heard.sender)
+        route = route.spoken_to_by(turn.heard.sender, turn.journal.language)
         text, route = self._disclose(turn, text, route)
         writes = [PutTurn(final), *also, *self._route_writes(turn, route)]
         if not text:
@@ -77,7 +77,7 @@ class Replies:
             updated_ms=self._desk.clock.now_ms(),
         )
         route = turn.notes.route.asks(record.sequence, record.agent)
-        route = route.spoken_to_by(turn.heard.sender)
+        route = route.spoken_to_by(turn.heard.sender, turn.journal.language)
         text, route = self._disclose(turn, question.text, route)
         body = Body(
             type="question",

@@ -335,7 +335,7 @@ class TurnRunner:
             conversation=record.conversation,
             sequence=record.sequence,
             text=turn.text,
-            person=Person(turn.heard.sender, body.name, body.via or "app"),
+            person=Person(turn.heard.sender, body.name, body.via or "app", turn.language),
             agent=record.agent,
             attempt=record.attempts,
             tools=tools,

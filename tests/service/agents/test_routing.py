@@ -1,12 +1,15 @@
 """Messages find their agent by its examples: the real model, through the whole gateway."""
 
 import asyncio
+from functools import cache
 
 import pytest
 
 from angarium.agents.agent import Agent, handoff, skill
 from angarium.agents.declared import Routing
-from angarium.agents.routing.make import make_router, make_worker
+from angarium.agents.routing.embedders import MiniLm
+from angarium.agents.routing.make import make_router
+from angarium.agents.routing.worker import EmbedWorker
 from angarium.testing.agents import AgentWorld
 
 pytestmark = pytest.mark.slow
@@ -41,11 +44,16 @@ def agents(*more, **terms):
     ]
 
 
+@cache
+def model():
+    return MiniLm()
+
+
 class World(AgentWorld):
     """With the model, as a node has it."""
 
     async def __aenter__(self):
-        self.worker = make_worker(self.registry.declared.routing)
+        self.worker = EmbedWorker("minilm", model)
         self.router = make_router(self.registry, self.worker)
         await self.router.open()
         return await super().__aenter__()
@@ -163,5 +171,26 @@ def test_a_new_agents_examples_are_used_as_soon_as_they_are_read():
             world.registry.declare([*agents(), tables])
             await world.router.open()
             assert await world.ask("book me a table for two") == "tables"
+
+    asyncio.run(scenario())
+
+
+def test_an_agent_is_told_the_language_of_the_person_also_for_a_word_and_after_a_restart():
+    seen = []
+    agent = Agent("one", "one")
+
+    @agent.on_turn
+    async def answer(turn):
+        seen.append(turn.person.language)
+        return "ok"
+
+    async def scenario():
+        async with World([agent], routing=Routing(languages=("en", "de"))) as world:
+            await world.say("42")
+            await world.say("wo ist denn mein Paket geblieben")
+            await world.restart()
+            await world.say("hm")
+            await world.say("I would like to speak english now please")
+        assert seen == ["", "de", "de", "en"]
 
     asyncio.run(scenario())

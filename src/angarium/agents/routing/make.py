@@ -5,7 +5,8 @@ from importlib.util import find_spec
 from angarium.agents.declared import Routing
 from angarium.agents.registry import Registry
 from angarium.agents.routing.cache import RouteCache
-from angarium.agents.routing.router import Judge, Router
+from angarium.agents.routing.language import Languages
+from angarium.agents.routing.router import Router
 from angarium.agents.routing.worker import EmbedWorker
 from angarium.errors import Misconfigured
 
@@ -50,12 +51,13 @@ def make_router(
     worker: EmbedWorker | None,
     *,
     cache: RouteCache | None = None,
-    judge: Judge | None = None,
 ) -> Router:
-    """A router for these agents. It does not own `worker`."""
+    """A router for these agents. It does not own `worker`. Raises Misconfigured where languages
+    are to be told and cannot be."""
+    languages = Languages(registry.declared.routing.languages)
     if worker is None:
-        return Router(registry, judge=judge)
+        return Router(registry, languages=languages)
     from angarium.agents.routing.classifier import Classifier
 
     examples = Classifier(worker)
-    return Router(registry, examples=examples, cache=cache, judge=judge)
+    return Router(registry, examples=examples, cache=cache, languages=languages)

@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
 from angarium.agents.contract import AgentKind
+from angarium.agents.declared import Judge
 from angarium.agents.registry import Registry
 from angarium.agents.routing.cache import RouteCache
 from angarium.agents.routing.contract import Examples
+from angarium.agents.routing.language import Languages
 from angarium.agents.routing.rules import (
     Decision,
     Facts,
@@ -21,7 +23,6 @@ from angarium.agents.routing.rules import (
 from angarium.errors import Busy, Misconfigured
 from angarium.limits import JUDGE_WAIT_S, ROUTE_OPEN_WAIT_S
 
-Judge = Callable[[str, Sequence[AgentKind]], Awaitable[str]]
 _log = logging.getLogger(__name__)
 
 
@@ -29,8 +30,8 @@ class Router:
     """Decides for every message; never raises for what a message holds.
 
     Without `examples` the control rules, the agent that has the conversation and the default
-    decide. `judge` names an agent for a message that fits no examples: it is asked for
-    JUDGE_WAIT_S, and an answer that names no agent counts as none.
+    decide. The `judge` of the registry's routing is asked for JUDGE_WAIT_S about a message that
+    fits no examples; an answer that names no agent counts as none.
     """
 
     def __init__(
@@ -39,15 +40,16 @@ class Router:
         *,
         examples: Examples | None = None,
         cache: RouteCache | None = None,
-        judge: Judge | None = None,
+        languages: Languages | None = None,
     ) -> None:
-        self._registry, self._examples = registry, examples
-        self._cache, self._judge = cache, judge
+        self._registry, self._examples, self._cache = registry, examples, cache
+        self._languages = languages or Languages(())
 
     async def open(self) -> None:
         """Read the agents' examples; goes on without them after ROUTE_OPEN_WAIT_S, and they
         are used as soon as they are read. Raises Misconfigured for a model that does not
         load."""
+        await self._languages.open()
         if self._examples is None:
             return
         self._examples.update(self._registry.roster)
@@ -60,6 +62,10 @@ class Router:
     async def close(self) -> None:
         if self._examples is not None:
             await self._examples.close()
+
+    def language(self, text: str, before: str = "") -> str:
+        """The language of a text, `before` where it does not tell."""
+        return self._languages.tell(text, before)
 
     async def decide(self, text: str, facts: Facts) -> Decision:
         """What to do with a message. No agent may be allowed: then ToAgent names none."""
@@ -130,9 +136,9 @@ class Router:
             fallback=self._fallback,
             rule=(routing.switch_nearest, routing.switch_margin),
         )
-        if self._judge is None or guess.fits or facts.sticky in names:
+        if routing.judge is None or guess.fits or facts.sticky in names:
             return verdict
-        judged = await self._ask_judge(self._judge, text, agents)
+        judged = await self._ask_judge(routing.judge, text, agents)
         return Verdict(judged, f"judge; {verdict.reason}") if judged in names else verdict
 
     async def _ask_judge(self, judge: Judge, text: str, agents: Sequence[AgentKind]) -> str:
