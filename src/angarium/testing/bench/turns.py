@@ -120,7 +120,7 @@ class People:
     async def write(self, talk: ConversationId, text: str) -> float:
         """How long the answer took, in ms."""
         received = self._world.write_message(text, conversation=talk)
-        answered = asyncio.get_running_loop().create_future()
+        answered: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         self._waiting[talk] = answered
         began_s = time.perf_counter()
         await self._world.endpoint.receive(received)
