@@ -140,12 +140,20 @@ class Burst:
             self._desk.endpoint.mark_read(*place)
 
     async def heal(self) -> None:
-        """Close what joined this turn in a write that came only half through (stores without
-        transactions)."""
-        for extra in self._turn.journal.joined:
-            record = await self._desk.turns.find(self._turn.record.conversation, extra.sequence)
-            if record is not None and record.state == "offered":
-                await self._desk.write(self._put_joined(record))
+        """Close what joined or answered this turn in a write that came only half through
+        (stores without transactions)."""
+        turn, journal = self._turn, self._turn.journal
+        joined = [extra.sequence for extra in journal.joined]
+        for sequence in (*joined, *journal.answers):
+            record = await self._desk.turns.find(turn.record.conversation, sequence)
+            if record is None or record.state != "offered":
+                continue
+            if sequence in journal.answers:
+                reason = f"answers {turn.record.sequence}"
+                closed = PutTurn(self._replies.final(record, "replied", reason))
+            else:
+                closed = self._put_joined(record)
+            await self._desk.write(closed)
 
     def _put_joined(self, record: Turn) -> PutTurn:
         return PutTurn(

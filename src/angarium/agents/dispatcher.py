@@ -173,6 +173,7 @@ class Dispatcher:
         question.answer = read_answer(turn.heard.body.text, question.options)
         asked.journal.ref, asked.journal.stream = turn.heard.key, turn.heard.stream
         asked.journal.heard_ms = turn.record.created_ms
+        asked.journal.answers.append(turn.record.sequence)
         now_ms = self._desk.clock.now_ms()
         asked.record = replace(
             asked.record,

@@ -65,6 +65,7 @@ class Journal(msgspec.Struct, omit_defaults=True):
     stream: bytes = b""
     heard_ms: int = 0
     joined: list[Extra] = []  # In their order, after the turn's own message.
+    answers: list[int] = []  # Sequences of the messages that answered its questions.
 
     def with_joined(self, extras: Sequence[Extra]) -> "Journal":
         """A copy to which these were added. What an agent kept for its next attempt goes: that

@@ -105,7 +105,7 @@ class OpenTurn:
     def refs(self) -> list[str]:
         """The keys of the earlier messages that it answers as well."""
         keys = [self.heard.key, *(extra.key for extra in self.journal.joined)]
-        return keys[:-1] if self.journal.joined else []
+        return [key for key in keys if key != self.ref]
 
     @property
     def stream(self) -> bytes:

@@ -141,7 +141,7 @@ class TurnRunner:
 
     async def _run(self, turn: OpenTurn) -> None:
         burst = Burst(self._desk, self._replies, self._admit, turn)
-        if turn.journal.joined:
+        if turn.journal.joined or turn.journal.answers:
             await burst.heal()
         while True:
             agent = self._registry.find(turn.record.agent)
@@ -411,9 +411,10 @@ def _is_cancelled() -> bool:
 
 def _keeps(turn: OpenTurn, agent: AgentKind) -> Route:
     """Who has the conversation after this answer; not whoever only stood in."""
+    route = turn.notes.route.answered(turn.record.sequence)
     if turn.journal.preface:
-        return turn.notes.route
-    return msgspec.structs.replace(turn.notes.route, agent=agent.name)
+        return route
+    return msgspec.structs.replace(route, agent=agent.name)
 
 
 async def _follow(

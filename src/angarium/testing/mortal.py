@@ -8,16 +8,21 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from angarium.ids import ConversationId, DeviceId
-from angarium.storage.contract import Fence, Store, Turn, Write
+from angarium.storage.contract import Fence, Store, Turn, TurnState, Write
 from angarium.testing.agents import CONVERSATION, AgentWorld, Reach
 
 
 class Fate:
     """Counts the moments before and after each store call; at the chosen ones the process is
-    dead: it stands still for ever there, and so does whatever it tries afterwards."""
+    dead: it stands still for ever there, and so does whatever it tries afterwards.
 
-    def __init__(self) -> None:
+    With `may_halve` there is a moment within each write of several parts too: its first part is
+    written then, as stores without transactions may leave it.
+    """
+
+    def __init__(self, may_halve: bool = False) -> None:
         self.moments = self.struck = 0
+        self._may_halve = may_halve
         self._deaths: list[int] = []
         self.dead = asyncio.Event()
 
@@ -25,14 +30,26 @@ class Fate:
         self.moments, self._deaths = 0, sorted(deaths)
 
     async def moment(self) -> None:
-        if self.dead.is_set():
-            await asyncio.Event().wait()
-        if self._deaths and self.moments == self._deaths[0]:
-            self._deaths.pop(0)
-            self.struck += 1
+        """Pass, or stand still for ever."""
+        if self.dead.is_set() or self._strikes():
             self.dead.set()
             await asyncio.Event().wait()
         self.moments += 1
+
+    def halves(self) -> bool:
+        """Whether this is a moment to die in the middle of a write."""
+        if self.dead.is_set() or not self._may_halve:
+            return False
+        struck = self._strikes()
+        self.moments += 1
+        return struck
+
+    def _strikes(self) -> bool:
+        if not self._deaths or self.moments != self._deaths[0]:
+            return False
+        self._deaths.pop(0)
+        self.struck += 1
+        return True
 
 
 class MortalVault:
@@ -45,7 +62,11 @@ class MortalVault:
 
     async def write(self, writes: Sequence[Write], fence: Fence | None = None) -> None:
         await self._fate.moment()
-        await self._vault.write(writes, fence)
+        if len(writes) > 1 and self._fate.halves():
+            await self._vault.write(writes[:1], fence)
+            self._fate.dead.set()
+        else:
+            await self._vault.write(writes, fence)
         await self._fate.moment()
 
 
@@ -59,6 +80,9 @@ class MortalTurns:
 
     async def list_open(self, owner: DeviceId) -> list[Turn]:
         return await self._turns.list_open(owner)
+
+    async def list_recent(self, turns_max: int, state: TurnState | None = None) -> list[Turn]:
+        return await self._turns.list_recent(turns_max, state)
 
 
 async def until_done_or_dead(
