@@ -365,6 +365,10 @@ SNAPSHOT_KEPT_S = 900.0  # What other nodes found serves a node that starts, thi
 SNAPSHOT_PIECES_MAX = 16  # Of CACHE_VALUE_BYTES_MAX. A larger one is not shared.
 SNAPSHOT_BYTES_MAX = 16 * 1024 * 1024  # Unpacked. A larger one is not read.
 
+# `angarium dev`.
+DEV_LOOK_S = 0.5  # How often it looks whether files have changed.
+DEV_FILES_MAX = 2000  # Of the project; more are not looked at.
+
 # Instances of one agent.
 INSTANCES_MAX = 500  # The rest is not used.
 INSTANCE_AVOID_MIN_S = 2.0  # After a failure an instance gets no turns so long, doubling ...

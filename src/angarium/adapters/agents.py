@@ -10,7 +10,8 @@ from fastapi import APIRouter
 from angarium.adapters.discovery import open_discovery
 from angarium.agents.discovery.kubernetes import KubernetesDiscovery
 from angarium.agents.gateway import Gateway, MakeEndpoint
-from angarium.agents.registry import Registry, load_registry
+from angarium.agents.loading import load_declared
+from angarium.agents.registry import Registry, Roster, load_registry
 from angarium.agents.routing.cache import RouteCache
 from angarium.agents.routing.make import make_router, make_worker
 from angarium.agents.routing.router import Router
@@ -135,6 +136,13 @@ class AgentService:
     async def close(self) -> None:
         """End what `open` began, after `run` has ended."""
         await self._parts.aclose()
+
+    def reload(self) -> Roster:
+        """Load the declared agents anew; turns that run end on the old ones. Routing's model
+        and discovery stay as they began. Raises Misconfigured; then nothing has changed."""
+        settings = self._settings
+        self.registry.declare(load_declared(settings.agents), settings.default_agent)
+        return self.registry.roster
 
     def check(self, may_stand_by: Callable[[Gateway], bool]) -> Callable[[], Awaitable[None]]:
         """A check of its health: it works, or stands by where that is enough."""

@@ -43,7 +43,7 @@ def load_module(place: str) -> ModuleType:
     except SyntaxError as error:
         where = f"{error.filename}, line {error.lineno}"
         raise Misconfigured(f"agents {place!r} do not load: {where}: {error.msg}") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise Misconfigured(f"agents {place!r} do not load: {error!r}") from error
 
 

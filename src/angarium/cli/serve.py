@@ -5,7 +5,8 @@ import json
 import os
 import signal
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +19,32 @@ from angarium.server.runtime import allow_open_files, tune_gc
 from angarium.telemetry.log import configure_logging, get_logger
 
 ANNOUNCEMENT = "node.json"
+Beside = Callable[[Node], Coroutine[Any, Any, None]]
 log = get_logger("angarium.node")
 
 
-def serve(settings: Settings, services: set[str], *, self_check: bool = False) -> int:
-    """Serve until SIGTERM or SIGINT; returns the exit code. Raises Misconfigured."""
+def serve(
+    settings: Settings,
+    services: set[str],
+    *,
+    self_check: bool = False,
+    beside: Beside | None = None,
+) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit code. `beside` runs while the node does,
+    once it is ready. Raises Misconfigured."""
     # For people the transcript is the output; a log line a second would bury it.
-    level = "warning" if self_check and settings.log_level == "info" else settings.log_level
+    talks = self_check or beside is not None
+    level = "warning" if talks and settings.log_level == "info" else settings.log_level
     configure_logging(level, settings.log_format)
     for variable, meant in unknown_variables(os.environ).items():
         log.warning("settings.unknown", variable=variable, meant=meant)
     allow_open_files()
-    return uvloop.run(_serve(settings, services, self_check))
+    return uvloop.run(_serve(settings, services, self_check, beside))
 
 
-async def _serve(settings: Settings, services: set[str], self_check: bool) -> int:
+async def _serve(
+    settings: Settings, services: set[str], self_check: bool, beside: Beside | None
+) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     # SIGHUP: the terminal was closed. Without a drain the next start waits for a dead lease.
@@ -60,7 +72,7 @@ async def _serve(settings: Settings, services: set[str], self_check: bool) -> in
                 return 0
             if not shown[0]:
                 return 1
-        return await _until(stop, node)
+        return await _until(stop, node, beside)
     finally:
         announcement.unlink(missing_ok=True)
         await node.drain()
@@ -83,9 +95,10 @@ async def _before(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
         await asyncio.gather(working, stopping, return_exceptions=True)
 
 
-async def _until(stop: asyncio.Event, node: Node) -> int:
+async def _until(stop: asyncio.Event, node: Node, beside: Beside | None) -> int:
     stopping = asyncio.create_task(stop.wait())
     failing = asyncio.create_task(node.failed())
+    more = asyncio.create_task(beside(node)) if beside is not None else None
     try:
         await asyncio.wait({stopping, failing}, return_when=asyncio.FIRST_COMPLETED)
         if failing.done():
@@ -97,6 +110,10 @@ async def _until(stop: asyncio.Event, node: Node) -> int:
         stopping.cancel()
         failing.cancel()
         await asyncio.gather(stopping, failing, return_exceptions=True)
+        if more is not None:
+            more.cancel()
+            with suppress(asyncio.CancelledError):
+                await more
     return 0
 
 

@@ -24,6 +24,7 @@ class ServedNode:
     The same folder can be served again after a kill. `settings` become environment variables.
     `skew`: a file with the seconds that its wall clock is ahead; it may change at any time.
     `source`: a checkout of another version, whose program is run instead of this one.
+    `command`: another one that serves, `dev` say; `services` are its arguments then.
     """
 
     def __init__(
@@ -34,11 +35,12 @@ class ServedNode:
         services: str = "all",
         skew: Path | None = None,
         source: Path | None = None,
+        command: str = "serve",
     ) -> None:
         self.source = source
         self.folder = folder
         self._program = ["angarium.testing.skewed", str(skew)] if skew else ["angarium"]
-        self.services = services
+        self.services, self._command = services, command
         self.settings = {"port": "0", "websocket_port": "0", **(settings or {})}
         self.http_url = ""
         self.websocket_url = ""
@@ -60,7 +62,7 @@ class ServedNode:
             environment["PYTHONPATH"] = str(self.source / "src")
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", *self._program, "serve", *self.services.split(),
+                sys.executable, "-m", *self._program, self._command, *self.services.split(),
                 env=environment, stdout=log, stderr=log, stdin=asyncio.subprocess.DEVNULL,
             )  # fmt: skip
         deadline = asyncio.get_running_loop().time() + ready_wait_s
