@@ -305,6 +305,13 @@ class BadReply(AgentFailed):
     code = "bad_reply"
 
 
+class BadCard(BadReply):
+    """A remote agent's card does not parse, names no door to use, or is not signed as it must
+    be; the agent is not ready."""
+
+    code = "bad_card"
+
+
 class ReplyCutOff(BadReply):
     """A remote agent's answer stopped before its end; nothing was repeated."""
 

@@ -298,6 +298,26 @@ STORE_WAL_CHECKPOINT_BYTES = 32 * 1024 * 1024  # From here on it is copied back,
 STORE_WAL_BYTES_MAX = 128 * 1024 * 1024  # From here on each round waits longer for readers.
 STORE_OPEN_ATTEMPTS = 20  # Another process creates the file meanwhile; then Unavailable.
 
+# Remote agents that speak A2A.
+A2A_CARD_BYTES_MAX = 256 * 1024  # Of a card. Over it: BadCard.
+A2A_CARD_KEPT_S = 3600.0  # Where the card's server does not say how long it holds.
+A2A_CARD_KEPT_MIN_S = 60.0  # Looked at again at most this often, whatever it says ...
+A2A_CARD_KEPT_MAX_S = 24 * 3600.0  # ... and at least this often.
+A2A_CARD_SKILLS_MAX = 32  # Of a card, taken over where the agent declares none itself ...
+A2A_CARD_EXAMPLES_MAX = 20  # ... with so many examples each ...
+A2A_CARD_CHARS_MAX = 200  # ... of at most this length.
+A2A_ANSWER_BYTES_MAX = 16 * 1024 * 1024  # Of one answer or stream. Over it: TooLarge.
+A2A_FILES_BYTES_MAX = 8 * 1024 * 1024  # Of a message to it; files beyond are only named.
+A2A_FILES_MAX = 16  # That an answer gives. More are dropped.
+A2A_STATUS_CHARS_MAX = 500  # Of one progress note; the rest is cut.
+A2A_RESUMES_MAX = 5  # A stream that breaks off again without news: Unavailable.
+A2A_RESUME_MIN_S = 0.2  # Before looking after a task again, doubling ...
+A2A_RESUME_MAX_S = 5.0  # ... to here; also between two polls of an agent without streams.
+A2A_POLLS_MAX = 1000  # Of one task. More: Unavailable; it goes on at the next attempt.
+A2A_CONNECT_S = 2.0
+A2A_CALL_S = 30.0  # One call without a stream. Over it: Unavailable.
+A2A_CANCEL_S = 3.0  # Telling a remote agent that nobody waits any more.
+
 # Housekeeping of a node. Webhooks are kept for deduplication as long as providers repeat them.
 HOUSEKEEPING_EVERY_S = 600.0
 WEBHOOK_KEPT_S = 8 * 24 * 3600

@@ -144,16 +144,17 @@ class Attempt:
         """Which phase took too long, if one did."""
         return self._ended_late
 
-    async def stop(self) -> asyncio.Task[Outcome] | None:
+    async def stop(self, why: str = "") -> asyncio.Task[Outcome] | None:
         """End it and let it clean up, for AGENT_STOP_S at most; returns its task when it still
-        has not ended then. An agent that has ended by itself keeps its outcome."""
+        has not ended then. An agent that has ended by itself keeps its outcome. `why` is the
+        message of the cancellation, STOPPING where the turn goes on elsewhere."""
         if self._timer is not None:
             self._timer.cancel()
         task = self._task
         if task is None or task.done():
             return None
         self._stopping = True
-        task.cancel()
+        task.cancel(why)
         await asyncio.wait({task}, timeout=AGENT_STOP_S)
         return None if task.done() else task
 

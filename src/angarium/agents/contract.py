@@ -10,6 +10,9 @@ from typing import Any, Literal, Protocol
 from angarium.limits import TURN_FIRST_EVENT_S, TURN_QUIET_S, TURN_TIMEOUT_S
 from angarium.resilience import Breaker
 
+STOPPING = "the process stops"
+"""Message of the CancelledError that ends an attempt for which another process goes on."""
+
 
 @dataclass(frozen=True, slots=True)
 class Attachment:

@@ -1,10 +1,11 @@
-"""Agents that run elsewhere, declared by their address: `Remote.openai`, `.cloudevents`."""
+"""Agents that run elsewhere, declared by their address: `Remote.a2a` and its like."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
 from pydantic import SecretStr
 
+from angarium.agents.kinds.a2a import A2AAgent
 from angarium.agents.kinds.cloudevents import CloudEventsAgent, Mode
 from angarium.agents.kinds.openai import ChatModel, OpenAIAgent
 from angarium.agents.terms import TermOptions, check_name, make_terms
@@ -69,4 +70,32 @@ class Remote:
             mode=mode,
             api_key=api_key,
             accepted=accepted,
+        )
+
+    @staticmethod
+    def a2a(
+        name: str,
+        card_url: str,
+        description: str = "",
+        *,
+        api_key: SecretStr | str | None = None,
+        hosts: Sequence[str] = (),
+        keys: Mapping[str, Any] | None = None,
+        **terms: Unpack[TermOptions],
+    ) -> A2AAgent:
+        """An agent that speaks A2A (1.0 or 0.3), by the URL of its card or of its host.
+
+        Description and skills are the card's where none are given. A card that leads to
+        another host than its own is refused, unless `hosts` lists it
+        (`https://agents.example`). With `keys`, public keys by their id as PEM or JWK, only a
+        card that one of them has signed counts. Needs the extra `a2a`.
+        """
+        return A2AAgent(
+            check_name(name),
+            card_url,
+            description,
+            terms=make_terms(terms),
+            api_key=api_key,
+            hosts=hosts,
+            keys=keys,
         )

@@ -23,6 +23,7 @@ from angarium.agents.attempt import (
 )
 from angarium.agents.bursts import Behind, Burst
 from angarium.agents.contract import (
+    STOPPING,
     AgentEvent,
     AgentKind,
     Attachment,
@@ -241,7 +242,7 @@ class TurnRunner:
             outcome = await self._watch(turn, agent, attempt, burst)
         finally:
             self._stirred.pop(turn.record.conversation, None)
-            await self._end(attempt, agent)
+            await self._end(attempt, agent, STOPPING if _is_cancelled() else "")
             burst.fixed = burst.fixed or attempt.fixed
             draft.close()
             await tools.close()
@@ -272,8 +273,8 @@ class TurnRunner:
                 return outcome
             await attempt.wait()
 
-    async def _end(self, attempt: Attempt, agent: AgentKind) -> None:
-        stray = await attempt.stop()
+    async def _end(self, attempt: Attempt, agent: AgentKind, why: str) -> None:
+        stray = await attempt.stop(why)
         if stray is not None:
             _log.error("agent %s does not end when it is told to", agent.name)
             self._strays.add(stray)
