@@ -2,10 +2,11 @@
 
 from collections.abc import AsyncIterator, Sequence
 from inspect import isasyncgenfunction, iscoroutinefunction
-from typing import TypeVar, Unpack
+from typing import Any, TypeVar, Unpack
 
 from angarium.agents.contract import AgentEvent, Handoff, Host, Skill, Turn
 from angarium.agents.kinds.function import TurnFunction, run_function
+from angarium.agents.kinds.llm import Adopted
 from angarium.agents.terms import TermOptions, check_name, make_terms
 from angarium.errors import Misconfigured
 
@@ -48,6 +49,15 @@ class Agent:
             raise Misconfigured(f"agent {self.name!r} has two functions; keep one")
         self._function = function
         return function
+
+    @staticmethod
+    def from_pydantic_ai(agent: Any, **given: Any) -> Adopted:
+        """An agent made with Pydantic AI, as an agent here: `name`, `description`, and what
+        else `Adopted` and `TermOptions` take. Raises Misconfigured.
+
+            crew = Agent.from_pydantic_ai(mine, name="crew", description="Plans trips")
+        """
+        return Adopted(agent, **given)
 
     @property
     def ready(self) -> bool:

@@ -22,7 +22,8 @@ class MCP:
     searches for them. `only` and `approve` are patterns of tool names: which may be used at
     all, and which only after the person approved the exact arguments. `effect` holds for all
     its tools; without it the server's own hints count, and `once` where it gives none. `name`
-    is how people and logs know it. Raises Misconfigured.
+    is how people and logs know it; `log` is a file for what a command writes to its standard
+    error, which is dropped otherwise. Raises Misconfigured.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class MCP:
         effect: Effect | None = None,
         headers: Mapping[str, str] | None = None,
         env: Mapping[str, str] | None = None,
+        log: str = "",
         call_s: float = MCP_CALL_S,
     ) -> None:
         if effect is not None and effect not in EFFECTS:
@@ -45,7 +47,7 @@ class MCP:
         self.name = self.name or self.command[-1].rpartition("/")[2]
         self.lazy, self.only, self.approve = lazy, tuple(only), tuple(approve)
         self.effect: Effect | None = effect
-        self.headers, self.env = dict(headers or {}), dict(env or {})
+        self.headers, self.env, self.log = dict(headers or {}), dict(env or {}), log
         self.call_s = call_s
 
     def allows(self, tool: str) -> bool:

@@ -52,7 +52,7 @@ class LLM:
         self.name, self.description = check_name(name), description
         self.terms = make_terms(terms)
         self.models = _by_name(name, model)
-        self._outline = Outline(
+        outline = Outline(
             name,
             prompt,
             self.models,
@@ -65,23 +65,16 @@ class LLM:
         )
         if not all(isinstance(one, Tool | MCP) for one in tools):
             raise Misconfigured(f"agent {name!r}: tools are made by `@tool`, or are `MCP(...)`")
-        self._clock: Clock = clock or SystemClock()
-        self._host: Host | None = None
-        self._opening = asyncio.Lock()
-        self._engine: Any = None
+        self._warm = Warm(outline, clock or SystemClock())
 
     async def open(self, host: Host) -> None:
         """Make its models and connect its tool servers, but for the lazy ones. Raises
         Misconfigured for models that cannot be had, Unavailable for a server that is away."""
-        self._host = host
-        engine = await self._opened()
-        await engine.warm()
+        await self._warm.open(host)
 
     async def close(self) -> None:
         """Close every connection. It may be opened again."""
-        engine, self._engine = self._engine, None
-        if engine is not None:
-            await engine.close()
+        await self._warm.close()
 
     async def run(self, turn: Turn) -> AsyncIterator[AgentEvent]:
         """Answer the turn. Raises AngariumErrors only, for what models and providers do."""
@@ -89,18 +82,10 @@ class LLM:
             yield Text(self._choose(turn))
             yield Done()
             return
-        engine = await self._opened()
+        engine = await self._warm.engine()
         async with aclosing(engine.run(turn, self._chosen(turn))) as events:
             async for event in events:
                 yield event
-
-    async def _opened(self) -> Any:
-        async with self._opening:
-            if self._engine is None:
-                # In a thread: these packages take more than a second to load.
-                make = await asyncio.to_thread(_load_engine)
-                self._engine = make(self._outline, self._host, self._clock)
-            return self._engine
 
     # --- which model ----------------------------------------------------------------------
 
@@ -121,6 +106,81 @@ class LLM:
         opening = f"There is no model {wanted[:80]!r} here. " if wanted else ""
         lines = ["Models of this agent:", *listed, f"{COMMAND} NAME changes it."]
         return opening + "\n".join(lines)
+
+
+class Adopted:
+    """An agent of Pydantic AI, brought along as it is; `Agent.from_pydantic_ai` makes it.
+
+    Its model, prompt, tools and output stay its own; its turns are kept before tools run, and
+    its tool calls go through the ledger, as those of `LLM`. A tool is `once` unless its
+    metadata says otherwise: `Tool(..., metadata={"angarium_effect": "keyed"})`. Its tools get
+    no `deps`. What it answers, if not text, is shown as JSON.
+    """
+
+    def __init__(
+        self,
+        agent: Any,
+        name: str,
+        description: str,
+        *,
+        max_tool_calls: int = TOOL_CALLS_MAX,
+        budget_tokens: int = 0,
+        clock: Clock | None = None,
+        **terms: Unpack[TermOptions],
+    ) -> None:
+        _need_packages()
+        self.name, self.description = check_name(name), description
+        self.terms = make_terms(terms)
+        outline = Outline(
+            name,
+            max_tool_calls=max_tool_calls,
+            budget_usd=self.terms.budget_usd,
+            budget_tokens=budget_tokens,
+            adopted=agent,
+        )
+        self._warm = Warm(outline, clock or SystemClock())
+
+    async def open(self, host: Host) -> None:
+        """Raises Misconfigured for what is no agent of Pydantic AI."""
+        await self._warm.open(host)
+
+    async def close(self) -> None:
+        """What the agent itself holds stays its own."""
+        await self._warm.close()
+
+    async def run(self, turn: Turn) -> AsyncIterator[AgentEvent]:
+        """Answer the turn. Raises as `LLM.run`."""
+        engine = await self._warm.engine()
+        async with aclosing(engine.run(turn, ())) as events:
+            async for event in events:
+                yield event
+
+
+class Warm:
+    """What an agent keeps between turns; made at first use, because it takes long to load."""
+
+    def __init__(self, outline: Outline, clock: Clock) -> None:
+        self._outline, self._clock = outline, clock
+        self._host: Host | None = None
+        self._making = asyncio.Lock()
+        self._engine: Any = None
+
+    async def open(self, host: Host) -> None:
+        self._host = host
+        await (await self.engine()).warm()
+
+    async def close(self) -> None:
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            await engine.close()
+
+    async def engine(self) -> Any:
+        async with self._making:
+            if self._engine is None:
+                # In a thread: these packages take more than a second to load.
+                make = await asyncio.to_thread(_load_engine)
+                self._engine = make(self._outline, self._host, self._clock)
+            return self._engine
 
 
 def _by_name(agent: str, model: Any) -> dict[str, Any]:

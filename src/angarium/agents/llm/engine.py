@@ -79,7 +79,10 @@ class Engine:
         output: list[Any] = [str, DeferredToolRequests]
         if outline.handoffs:
             output.append(ToolOutput(_hand_off_to(outline.handoffs), name=HAND_OFF))
-        servers = [ServerToolset(mcp, self._links, self._guarded) for mcp in outline.servers]
+        reserved = frozenset({HAND_OFF, *(tool.name for tool in outline.tools)})
+        servers = [
+            ServerToolset(mcp, self._links, self._guarded, reserved) for mcp in outline.servers
+        ]
         return Agent(
             None,
             name=outline.name,

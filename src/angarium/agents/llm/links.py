@@ -3,10 +3,12 @@
 import asyncio
 import json
 import logging
+import os
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -20,6 +22,7 @@ from pydantic_ai.exceptions import ToolFailed
 from referencing import Registry
 
 from angarium.agents.contract import Effect
+from angarium.agents.llm.live import Unanswered
 from angarium.agents.marking import clean
 from angarium.agents.mcp import MCP
 from angarium.clock import Clock
@@ -39,6 +42,7 @@ from angarium.limits import (
     MCP_IDLE_S,
     MCP_LIST_S,
     MCP_OPEN_S,
+    MCP_PING_S,
     MCP_SCHEMA_BYTES_MAX,
     MCP_TOOLS_MAX,
     MCP_TOOLS_TTL_S,
@@ -61,7 +65,10 @@ class RemoteTool:
 
     def check(self, arguments: dict[str, Any]) -> str:
         """What is wrong with the arguments, or nothing."""
-        error = next(iter(_validator(self.schema).iter_errors(arguments)), None)
+        try:
+            error = next(iter(_validator(self.schema).iter_errors(arguments)), None)
+        except Exception:  # A schema can be valid and still not be usable.
+            return "the tool's schema cannot be used"
         if error is None:
             return ""
         place = "/".join(str(step) for step in error.absolute_path) or "the arguments"
@@ -78,6 +85,8 @@ class Link:
         self._tools: tuple[RemoteTool, ...] | None = None
         self._listed_s = self._failed_s = float("-inf")
         self._error: AngariumError | None = None
+        self._gone = False  # The connection has ended.
+        self._suspect = False  # A call went unanswered: look whether the server still is.
         self.users = 0
         self.used_s = clock.monotonic_s()
 
@@ -107,7 +116,7 @@ class Link:
 
     async def call(self, tool: str, arguments: dict[str, Any], key: str, effect: Effect) -> str:
         """The text of its answer. Raises Unavailable where nothing was sent; where something
-        was and no answer came, Unavailable for `read` and `keyed` and OutcomeUnknown for
+        was and no answer came, Unanswered for `read` and `keyed` and OutcomeUnknown for
         `once`. Raises SchemaBroken, Malformed and TooLarge, and ToolFailed where the tool
         itself says that it failed, or its server that it takes no such call."""
         try:
@@ -148,7 +157,7 @@ class Link:
 
     async def _open(self) -> Client[Any]:
         async with self._opening:
-            if self._client is not None and self._client.is_connected():
+            if self._client is not None and await self._is_alive(self._client):
                 return self._client
             now_s = self._clock.monotonic_s()
             if self._error is not None and now_s - self._failed_s < MCP_AGAIN_S:
@@ -163,7 +172,24 @@ class Link:
                 self._failed_s, self._error = now_s, self._trouble(error)
                 raise self._error from None
             self._client, self._error = client, None
+            self._suspect = self._gone = False
             return client
+
+    async def _is_alive(self, client: Client[Any]) -> bool:
+        if self._gone or not client.is_connected():
+            return False
+        if not self._suspect:
+            return True
+        try:
+            async with asyncio.timeout(MCP_PING_S):
+                await client.ping()
+        except MCPError as error:
+            if error.code not in _REFUSALS:  # It answers, but knows no ping.
+                return False
+        except Exception:
+            return False
+        self._suspect = False
+        return True
 
     def _trouble(self, error: BaseException) -> AngariumError:
         if isinstance(error, AngariumError):
@@ -182,10 +208,12 @@ class Link:
             return ToolFailed(clean(found.message)[:500])
         if isinstance(found, TooLarge):
             return TooLarge(f"{tool} ran, but its answer is too large")
+        self._suspect = True
+        self._gone = isinstance(found, MCPError) and found.code == mcp_types.CONNECTION_CLOSED
         trouble = self._trouble(error)
         if effect == "once":
             return OutcomeUnknown(f"{tool} did not answer")
-        return trouble
+        return Unanswered(str(trouble), after_ms=100)
 
 
 class Links:
@@ -244,7 +272,14 @@ def make_client(mcp: MCP, changed: Callable[[], None]) -> Client[Any]:
         )
     else:
         command, *words = mcp.command
-        transport = StdioTransport(command, words, env=mcp.env or None, keep_alive=False)
+        transport = StdioTransport(
+            command,
+            words,
+            env=mcp.env or None,
+            keep_alive=False,
+            # What it writes there may quote people: into a file of its own, or nowhere.
+            log_file=Path(mcp.log or os.devnull),
+        )
     return Client(transport, message_handler=hear, init_timeout=MCP_OPEN_S)
 
 
@@ -308,17 +343,31 @@ def _believe(tool: mcp_types.Tool, mcp: MCP) -> RemoteTool:
 
 def _schema_problem(schema: Any) -> str:
     if not isinstance(schema, dict) or schema.get("type", "object") != "object":
-        return "its schema is not one of an object"
+        return "schema_broken, its schema is not one of an object"
     if len(json.dumps(schema)) > MCP_SCHEMA_BYTES_MAX:
-        return "its schema is too large"
+        return "schema_broken, its schema is too large"
+    if _leads_outside(schema):
+        return "schema_broken, its schema refers to another one"
     try:
         Draft202012Validator.check_schema(schema)
-        next(iter(_validator(schema).iter_errors({})), None)
-    except SchemaError:
-        return "its schema is not valid JSON Schema"
-    except Exception:  # A reference that leads nowhere, or outside.
-        return "its schema refers to something that is not there"
+    except (SchemaError, RecursionError):
+        return "schema_broken, its schema is not valid JSON Schema"
     return ""
+
+
+def _leads_outside(schema: Any) -> bool:
+    """Whether it refers to anything but parts of itself."""
+    pending = [schema]
+    while pending:
+        found = pending.pop()
+        if isinstance(found, dict):
+            place = found.get("$ref", found.get("$dynamicRef", "#"))
+            if isinstance(place, str) and not place.startswith("#"):
+                return True
+            pending.extend(found.values())
+        elif isinstance(found, list):
+            pending.extend(found)
+    return False
 
 
 def _validator(schema: dict[str, Any]) -> Draft202012Validator:

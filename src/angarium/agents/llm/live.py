@@ -10,7 +10,12 @@ from typing import Any
 
 import msgspec
 from pydantic_ai import ModelMessage, ModelMessagesTypeAdapter, ModelResponse, ModelRetry
-from pydantic_ai.exceptions import ApprovalRequired, ToolFailed
+from pydantic_ai.exceptions import (
+    ApprovalRequired,
+    ToolFailed,
+    ToolFailedError,
+    ToolRetryError,
+)
 from pydantic_ai.messages import ToolCallPart, ToolReturnPart
 from pydantic_core import to_json
 
@@ -18,11 +23,12 @@ from angarium.agents.approvals import canonical
 from angarium.agents.contract import Effect, Turn
 from angarium.agents.marking import Marks
 from angarium.agents.toolbox import ToolContext
-from angarium.errors import AngariumError, OutcomeUnknown, Refused
+from angarium.errors import AngariumError, OutcomeUnknown, Refused, Unavailable
 from angarium.limits import (
     TOOL_CALL_S,
     TOOL_RESULT_BYTES_MAX,
     TOOL_RESULTS_BYTES_MAX,
+    TOOL_RETRY_MAX_S,
     TOOL_TRIES,
 )
 from angarium.resilience import classify, retry
@@ -32,6 +38,10 @@ KEPT_AS = "llm"
 CUT_NOTE = "\n[The rest of this result was too long and was cut.]"
 RESULT_BYTES_MIN = 512  # Left to every result, however much the turn has seen already.
 Run = Callable[[], Awaitable[Any]]
+
+
+class Unanswered(Unavailable):
+    """A call was sent and no answer came: it may be sent again with the same key."""
 
 
 class Kept(msgspec.Struct, omit_defaults=True):
@@ -69,7 +79,8 @@ class LiveTurn:
         self.base = 0
         self.contexts: dict[str, ToolContext] = {}
         self.problems: dict[str, str] = {}
-        self.owners: dict[str, str] = {}
+        self.owners = dict(self.kept.owners)  # Of remote tools: which server each is of.
+        self.absent: dict[str, dict[str, str]] = {}  # By server: tools not to be had, and why.
 
     # --- what is kept ---------------------------------------------------------------------
 
@@ -194,15 +205,19 @@ async def _attempt(run: Run, effect: Effect, tool: str) -> Record:
     tries = 1 if effect == "once" else TOOL_TRIES
     try:
         async with asyncio.timeout(TOOL_CALL_S * tries):
-            return Record(plain_text(await retry(run, attempts_max=tries)))
-    except ModelRetry as error:
-        return Record(error.message, "retry")
-    except ToolFailed as error:
-        return Record(error.message, "failed")
+            return Record(
+                plain_text(await retry(run, attempts_max=tries, wait_max_s=TOOL_RETRY_MAX_S))
+            )
+    except (ModelRetry, ToolRetryError) as error:
+        return Record(str(error), "retry")
+    except (ToolFailed, ToolFailedError) as error:
+        return Record(str(error), "failed")
     except ApprovalRequired:
         return Record(deferred=True)
     except OutcomeUnknown as error:
         return Record("", error.code)
+    except Unanswered as error:
+        return Record(str(error), error.code if effect == "read" else OutcomeUnknown.code)
     except AngariumError as error:
         said = str(error) if isinstance(error, Refused) or error.retryable else ""
         return Record(said, error.code)

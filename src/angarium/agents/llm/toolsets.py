@@ -12,6 +12,7 @@ from pydantic_core import SchemaValidator, core_schema
 from angarium.agents.llm.journal import EFFECT
 from angarium.agents.llm.links import Links, RemoteTool
 from angarium.agents.llm.live import LiveTurn
+from angarium.agents.marking import clean
 from angarium.agents.mcp import MCP
 from angarium.agents.toolbox import Tool
 from angarium.errors import Misconfigured, Unavailable
@@ -64,13 +65,13 @@ class ServerToolset(AbstractToolset[LiveTurn]):
     """The tools of one MCP server. A server that is away costs a turn nothing but its tools:
     the model is told, and the person through it."""
 
-    def __init__(self, mcp: MCP, links: Links, call: Guarded) -> None:
+    def __init__(self, mcp: MCP, links: Links, call: Guarded, reserved: frozenset[str]) -> None:
         self._mcp, self._links, self._guarded = mcp, links, call
-        self._broken: dict[str, str] = {}
+        self._reserved = reserved
 
     @property
-    def id(self) -> str:
-        return f"mcp:{self._mcp.name}"
+    def id(self) -> None:
+        """None: two servers may have one name."""
 
     async def get_tools(self, ctx: Context) -> dict[str, ToolsetTool[LiveTurn]]:
         try:
@@ -78,20 +79,29 @@ class ServerToolset(AbstractToolset[LiveTurn]):
         except Unavailable as error:
             if ctx.deps.waits_for(self._mcp.name):
                 raise  # Calls of an interrupted attempt are its; they are not to be lost.
-            self._broken = {"": str(error)}
+            ctx.deps.absent[self._mcp.name] = {"": str(error)}
             return {}
-        self._broken = {tool.name: tool.problem for tool in offered if tool.problem}
-        usable = [tool for tool in offered if not tool.problem]
+        problems = {tool.name: self._problem(tool, ctx.deps) for tool in offered}
+        ctx.deps.absent[self._mcp.name] = {name: why for name, why in problems.items() if why}
+        usable = [tool for tool in offered if not problems[tool.name]]
         ctx.deps.owners.update({tool.name: self._mcp.name for tool in usable})
         return {tool.name: self._as_tool(tool) for tool in usable}
 
+    def _problem(self, tool: RemoteTool, live: LiveTurn) -> str:
+        """Why it cannot be used. A server cannot put its tool in the place of another's."""
+        owner = live.owners.get(tool.name, self._mcp.name)
+        if tool.name in self._reserved or owner != self._mcp.name:
+            return "another tool has its name"
+        return tool.problem
+
     async def get_instructions(self, ctx: Context) -> str | None:
         """Which tools cannot be used just now. In our words: a server's own are not here."""
-        if not self._broken:
+        absent = ctx.deps.absent.get(self._mcp.name)
+        if not absent:
             return None
-        if "" in self._broken:
-            return f"Unavailable just now, say so if it is needed: {self._broken['']}."
-        lines = [f"- {name!r}: schema_broken, {why}" for name, why in self._broken.items()]
+        if "" in absent:
+            return f"Unavailable just now, say so if it is needed: {absent['']}."
+        lines = [f"- {clean(name)[:100]!r}: {why}" for name, why in absent.items()]
         return "\n".join(["These tools cannot be used; say so if one is needed:", *lines])
 
     async def call_tool(

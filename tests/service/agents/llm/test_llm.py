@@ -6,7 +6,9 @@ import pytest
 
 pytest.importorskip("pydantic_ai")
 
-from pydantic_ai import ModelResponse, models
+from pydantic import BaseModel
+from pydantic_ai import Agent as FrameworkAgent
+from pydantic_ai import ModelResponse, ModelRetry, models
 from pydantic_ai.exceptions import (
     ModelAuthenticationError,
     ModelHTTPError,
@@ -177,6 +179,25 @@ def test_a_keyed_tool_is_tried_again_with_the_same_key():
         assert len(keys) == 3
 
     in_world(scenario, shop(("pay", {}), lambda m, _i: results(m)["pay"], tools=[pay]))
+
+
+def test_a_tool_may_ask_the_model_to_try_again():
+    given = []
+
+    @tool(effect="keyed")
+    async def pay(ctx, cents: int) -> str:
+        given.append(cents)
+        if cents > 10:
+            raise ModelRetry("at most 10")
+        return "paid"
+
+    async def scenario(world):
+        (answer,) = await world.say("hi")
+        assert "paid" in answer
+        assert given == [50, 5]
+
+    steps = (("pay", {"cents": 50}), ("pay", {"cents": 5}))
+    in_world(scenario, shop(*steps, lambda m, _i: results(m)["pay"], tools=[pay]))
 
 
 def test_wrong_arguments_go_back_to_the_model_and_the_tool_does_not_run():
@@ -508,6 +529,48 @@ def test_models_are_not_told_what_was_said_about_models():
         assert seen == [["hi"]]
 
     in_world(scenario, shop(step))
+
+
+# --- an agent of the framework ---------------------------------------------------------
+
+
+def test_an_agent_of_the_framework_is_journalled_like_ours():
+    done = []
+    own = FrameworkAgent(scripted(["Well.", ("pay", {"cents": 5})], "done"), name="own")
+
+    @own.tool_plain(requires_approval=True)
+    async def pay(cents: int) -> str:
+        done.append(cents)
+        return "paid"
+
+    crew = Agent.from_pydantic_ai(own, name="crew", description="pays")
+
+    async def scenario(world):
+        (question,) = await world.say("pay")
+        assert question.startswith("Well.\n\nMay I run pay with\n- cents: 5")
+        await world.restart()
+        assert await world.say("approve") == ["done"]
+        assert done == [5]
+
+    in_world(scenario, crew)
+
+
+def test_what_an_agent_of_the_framework_gives_is_shown_as_json():
+    class City(BaseModel):
+        name: str
+
+    own = FrameworkAgent(scripted(("final_result", {"name": "Oslo"})), output_type=City)
+    crew = Agent.from_pydantic_ai(own, name="crew", description="knows cities")
+
+    async def scenario(world):
+        assert await world.say("where") == ['{"name":"Oslo"}']
+
+    in_world(scenario, crew)
+
+
+def test_only_agents_of_the_framework_are_adopted():
+    with pytest.raises(Misconfigured, match="pydantic_ai"):
+        collect(Agent.from_pydantic_ai(object(), name="crew", description="x"))
 
 
 # --- declaring -------------------------------------------------------------------------
