@@ -202,9 +202,18 @@ STILL_WORKING_S = 4.0  # Silence after which the person is told that work goes o
 
 # Requests to agents over HTTP, outside of conversations.
 DIRECT_RUNS_MAX = 512  # Of one gateway at once. More: Busy.
+DIRECT_RUNS_PER_PERSON_MAX = 16  # At once. More: Busy.
 DIRECT_PLACE_WAIT_S = 10.0  # For a place at the agent. Longer: Busy.
 DIRECT_EVENTS_WAITING = 64  # Not read by the caller; then the agent waits.
 DIRECT_HISTORY_MAX = 200  # Messages of a request that an agent sees; the newest.
+API_FILES_MAX = 8  # In one message of a request. More: Malformed.
+IDEMPOTENCY_KEY_CHARS_MAX = 255  # Longer: Malformed.
+
+# What is kept of requests, for the next ones.
+KEPT_REQUEST_S = 24 * 3600
+KEPT_REQUESTS_PER_PERSON_MAX = 16  # The oldest one goes.
+KEPT_REQUEST_BYTES_MAX = 64 * 1024  # Beside a journal. Over it the oldest exchanges go.
+KEPT_SWEPT_BACK_S = 48 * 3600  # A node that starts looks so far back for what is over.
 
 # Agents that run elsewhere.
 REMOTE_BODY_BYTES_MAX = 2 * 1024 * 1024  # Of an answer in one piece. Over it: TooLarge.

@@ -50,6 +50,7 @@ from angarium.sdk.transport import PicowsConnector
 from angarium.server.api import ApiParts, WellKnown, api_routers, make_app
 from angarium.server.audit import AuditTrail
 from angarium.server.auth import Tokens, load_or_make_secret
+from angarium.server.guard import Guard
 from angarium.server.health import Health
 from angarium.server.http import HttpServer, free_port
 from angarium.server.limiter import Limiter
@@ -316,6 +317,7 @@ class Node:
             make_endpoint=make_endpoint,
             read_file=self._read_file,
             secret=self.secret,
+            guard=Guard(self.tokens, self.limiter),
             peers=self.wire.peers,
             cache=self.wire.cache,
         )

@@ -17,8 +17,10 @@ from angarium.messaging.figures import Figures
 from angarium.server.api import ApiParts, WellKnown, api_routers, make_app
 from angarium.server.audit import AuditTrail
 from angarium.server.auth import Tokens
+from angarium.server.guard import Guard
 from angarium.server.health import Health
 from angarium.server.roles import Roles
+from angarium.server.routes_openai import OpenAIRoutes
 from angarium.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
@@ -45,9 +47,10 @@ def routes() -> set[tuple[str, str]]:
         limiter=None,
         well_known=WellKnown("", "", ""),
     )
-    app = make_app(
-        version="0", health=Health({}), metrics=Metrics(), routers=api_routers(parts)
-    )
+    guard = Guard(parts.tokens)
+    openai = OpenAIRoutes(requests=nothing, registry=nothing, clock=clock, guard=guard)
+    routers = [*api_routers(parts), openai.router()]
+    app = make_app(version="0", health=Health({}), metrics=Metrics(), routers=routers)
     paths = app.openapi()["paths"]
     return {(method.upper(), path) for path, methods in paths.items() for method in methods}
 

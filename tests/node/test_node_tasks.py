@@ -36,6 +36,13 @@ class GatewayOfTheTest:
         self.closed += 1
 
 
+class ApiOfTheTest:
+    """Keeps nothing of requests."""
+
+    async def sweep(self) -> None:
+        await asyncio.Event().wait()
+
+
 def service(data: Path, gateway: Any) -> AgentService:
     nothing: Any = None
     made = AgentService(
@@ -48,8 +55,11 @@ def service(data: Path, gateway: Any) -> AgentService:
         make_endpoint=nothing,
         read_file=nothing,
         secret=b"",
+        guard=nothing,
     )
     made.gateway = gateway
+    api: Any = ApiOfTheTest()
+    made.api = api
     nobody_yet = Declared((), discovery=(Kubernetes(),))
     made.warmer = Warmer(Registry(nobody_yet), made.ward)
     return made

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 
 from fastapi import APIRouter
 
+from angarium.adapters.agent_api import AgentApi
 from angarium.adapters.discovery import open_discovery
 from angarium.agents.discovery.kubernetes import KubernetesDiscovery
 from angarium.agents.gateway import Gateway, MakeEndpoint
@@ -27,6 +28,7 @@ from angarium.kms.contract import Sealer
 from angarium.limits import AGENT_START_WAIT_S
 from angarium.resilience import BreakerPeers
 from angarium.sdk.stored import own_device
+from angarium.server.guard import Guard
 from angarium.storage.contract import Store
 from angarium.telemetry.log import get_logger
 
@@ -52,12 +54,14 @@ class AgentService:
         make_endpoint: MakeEndpoint,
         read_file: ReadFile,
         secret: bytes,
+        guard: Guard,
         peers: BreakerPeers | None = None,
         cache: Cache | None = None,
     ) -> None:
         self._settings, self._store, self._clock = settings, store, clock
         self._sealer, self._owner, self._user = sealer, owner, user
         self._make_endpoint, self._read_file = make_endpoint, read_file
+        self._guard = guard
         self._is_open = False
         self._route_cache, self._cache = RouteCache(secret, clock, cache), cache
         self._parts = AsyncExitStack()
@@ -67,6 +71,7 @@ class AgentService:
         self.discovery: list[KubernetesDiscovery] = []
         self.router: Router
         self.gateway: Gateway
+        self.api: AgentApi
 
     async def open(self) -> list[APIRouter]:
         """Load the agents; returns the routes they add. Raises Misconfigured."""
@@ -99,13 +104,23 @@ class AgentService:
             embedder=lambda: worker,
         )
         await self.router.open()
-        return []
+        self.api = AgentApi(
+            registry=self.registry,
+            router=self.router,
+            ward=self.ward,
+            vault=store.vault,
+            sealer=self._sealer,
+            clock=self._clock,
+            guard=self._guard,
+        )
+        return self.api.routers()
 
     async def run(self) -> None:
         """Keep the gateway open: again after the store was away, the lease was lost or
         the agents' device ended (displaced, refused). Cancel it to stop."""
         gateway = self.gateway
-        finding = [asyncio.create_task(each.run()) for each in self.discovery]
+        beside = [asyncio.create_task(each.run()) for each in self.discovery]
+        beside.append(asyncio.create_task(self.api.sweep(), name="kept requests"))
         try:
             # A message that comes before its agent was found would meet another one.
             found = (each.wait_ready(AGENT_START_WAIT_S) for each in self.discovery)
@@ -128,9 +143,9 @@ class AgentService:
             try:
                 await gateway.close(grace_s=5.0)
             finally:
-                for task in finding:
+                for task in beside:
                     task.cancel()
-                await asyncio.gather(*finding, return_exceptions=True)
+                await asyncio.gather(*beside, return_exceptions=True)
                 await self.warmer.close()
 
     async def close(self) -> None:

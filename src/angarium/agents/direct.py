@@ -53,6 +53,7 @@ from angarium.limits import (
     DIRECT_HISTORY_MAX,
     DIRECT_PLACE_WAIT_S,
     DIRECT_RUNS_MAX,
+    DIRECT_RUNS_PER_PERSON_MAX,
     HANDOFFS_PER_TURN_MAX,
     STATUSES_PER_TURN_MAX,
     TURN_TEXT_CHARS_MAX,
@@ -80,6 +81,15 @@ async def use_freely(_agent: AgentKind, _person: Person, _usage: Usage) -> None:
     """The hook of a gateway that counts nothing."""
 
 
+Other = Callable[[str, tuple[str, ...]], Awaitable[str]]
+"""other(text, declined): who answers what these agents have said is not theirs."""
+
+
+async def nobody_else(_text: str, _declined: tuple[str, ...]) -> str:
+    """The hook of a gateway without a router."""
+    return ""
+
+
 @dataclass(slots=True)
 class _Request:
     """One run, while it goes."""
@@ -96,6 +106,7 @@ class _Request:
     told: asyncio.Queue[Any] = field(
         default_factory=lambda: asyncio.Queue(DIRECT_EVENTS_WAITING)
     )
+    declined: tuple[str, ...] = ()
     begun: bool = False  # Something was said that cannot be taken back.
 
 
@@ -110,13 +121,15 @@ class DirectRunner:
         *,
         admit: Admit = admit_everybody,
         used: Used = use_freely,
+        other: Other = nobody_else,
         runs_max: int = DIRECT_RUNS_MAX,
         new_key: Callable[[], str] = lambda: uuid.uuid4().hex,
     ) -> None:
         self._registry, self._ward, self._clock = registry, ward, clock
-        self._admit, self._used = admit, used
+        self._admit, self._used, self._other = admit, used, other
         self._runs_max, self._new_key = runs_max, new_key
         self._running = 0
+        self._of: dict[str, int] = {}  # By person.
 
     @property
     def running(self) -> int:
@@ -160,9 +173,7 @@ class DirectRunner:
             journal=journal or Journal(),
             memory={} if memory is None else memory,
         )
-        if self._running >= self._runs_max:
-            raise Busy("too many requests are being answered", BUSY_AFTER_MS)
-        self._running += 1
+        self._count(person.user)
         work = asyncio.create_task(self._work(request, agent_name), name="direct run")
         try:
             while (event := await request.told.get()) is not None:
@@ -171,8 +182,26 @@ class DirectRunner:
         finally:
             # Its own task: what ends a time-out must be the agent, never whoever reads.
             work.cancel()
-            await asyncio.gather(work, return_exceptions=True)
-            self._running -= 1
+            try:
+                await asyncio.gather(work, return_exceptions=True)
+            finally:
+                self._uncount(person.user)
+
+    def _count(self, user: str) -> None:
+        """One more run. Raises Busy."""
+        if (
+            self._running >= self._runs_max
+            or self._of.get(user, 0) >= DIRECT_RUNS_PER_PERSON_MAX
+        ):
+            raise Busy("too many requests are being answered", BUSY_AFTER_MS)
+        self._running += 1
+        self._of[user] = self._of.get(user, 0) + 1
+
+    def _uncount(self, user: str) -> None:
+        self._running -= 1
+        self._of[user] -= 1
+        if not self._of[user]:
+            del self._of[user]
 
     def _check(self, text: str, person: Person) -> None:
         trouble = check_inbound(text, UserId(person.user), self._admit)
@@ -280,11 +309,15 @@ class DirectRunner:
                 request.begun = request.begun or not isinstance(event, Status)
                 await request.told.put(event)
                 if isinstance(event, Handoff):
-                    return str(event.to) or "human"
+                    return str(event.to) or await self._decline(request, agent)
         for held in tools.release():
             await request.told.put(held)
         await request.told.put(Done())
         return ""
+
+    async def _decline(self, request: _Request, agent: AgentKind) -> str:
+        request.declined += (agent.name,)
+        return await self._other(request.text, request.declined) or "human"
 
     def _stand_in(self, request: _Request, agent: AgentKind, error: AngariumError) -> str:
         """Who answers instead, while nothing was said or done yet."""

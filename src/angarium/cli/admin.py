@@ -44,6 +44,7 @@ def token(
     user: str = typer.Argument(help="@name:domain, or a name of this domain."),
     admin: bool = typer.Option(False, help="Also allow the operators' pages."),
     identity: bool = typer.Option(False, help="Also allow replacing the master key."),
+    agents_only: bool = typer.Option(False, help="Only allow asking agents over HTTP."),
     hours: float = typer.Option(LOCAL_TOKEN_TTL_S / 3600, min=0.01, help="Valid this long."),
     data: Path = typer.Option(None, help=DATA_HELP),
 ) -> None:
@@ -54,7 +55,7 @@ def token(
         mint_token(
             found.data,
             full_user(user, found.domain),
-            ["user", *extra],
+            ["agents" if agents_only else "user", *extra],
             hours * 3600,
             found.token_secret.get_secret_value().encode(),
         )

@@ -26,15 +26,15 @@ ALGORITHM = "HS256"
 SECRET_FILE = "token-secret"  # noqa: S105 (a file name)
 SECRET_BYTES_MIN = 32
 TOKEN_BYTES_MAX = 4096  # Longer: Unauthenticated, without parsing.
-SCOPES = frozenset({"user", "admin", "service", "identity"})
+SCOPES = frozenset({"user", "agents", "admin", "service", "identity"})
 LOCAL_TOKEN_TTL_S = 30 * 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """A known user and what the token allows: `user`, `admin` (operators), `service` (the
-    product's own devices), `identity` (may replace a master key). Without `user` or `service`
-    it does not act as the user."""
+    """A known user and what the token allows: `user`, `agents` (only ask agents over HTTP),
+    `admin` (operators), `service` (the product's own devices), `identity` (may replace a master
+    key). Without `user` or `service` it does not act as the user."""
 
     user: UserId
     scopes: frozenset[str]
@@ -44,6 +44,11 @@ class Principal:
         """Raises Forbidden where the token does not allow acting as the user."""
         if not self.scopes & {"user", "service"}:
             raise Forbidden("this needs a token with the scope user")
+
+    def check_asks(self) -> None:
+        """Raises Forbidden where the token does not allow asking agents over HTTP."""
+        if not self.scopes & {"user", "service", "agents"}:
+            raise Forbidden("this needs a token with the scope agents or user")
 
 
 class Tokens:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from fastapi import APIRouter, Depends, Request
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 
 from angarium.errors import Forbidden, Unauthenticated
@@ -46,10 +47,26 @@ class Guard:
         if "admin" not in caller(request).scopes:
             raise Forbidden("this needs a token with the scope admin")
 
-    def router(self, tag: str, *, admin: bool = False) -> APIRouter:
+    async def check_agents(self, request: Request) -> None:
+        """As `check`, also of a token with the scope `agents` alone."""
+        await self._check_rate(request)
+        caller(request).check_asks()
+
+    def router(
+        self,
+        tag: str,
+        *,
+        admin: bool = False,
+        agents: bool = False,
+        route_class: type[APIRoute] = APIRoute,
+    ) -> APIRouter:
         """A router whose every route is behind this guard."""
-        check = self.check_admin if admin else self.check
-        return APIRouter(tags=[tag], dependencies=[Depends(check), Depends(_BEARER)])
+        check = self.check_admin if admin else self.check_agents if agents else self.check
+        return APIRouter(
+            tags=[tag],
+            dependencies=[Depends(check), Depends(_BEARER)],
+            route_class=route_class,
+        )
 
 
 def caller(request: Request) -> Principal:

@@ -257,6 +257,23 @@ def test_a_hand_over_goes_to_the_other_agent_and_never_in_circles() -> None:
             asyncio.run(said(runner, name))
 
 
+def test_what_is_not_an_agents_own_goes_to_whom_the_router_chooses() -> None:
+    async def picky(turn: Any) -> Handoff:
+        return Handoff("")
+
+    asked: list[tuple[str, tuple[str, ...]]] = []
+
+    async def other(text: str, declined: tuple[str, ...]) -> str:
+        asked.append((text, declined))
+        return "" if len(asked) > 1 else "echo"
+
+    runner = made(picky, echo, other=other)
+    assert asyncio.run(said(runner, "picky"))[1:] == [Text("Ada: hi"), Done()]
+    with pytest.raises(AgentFailed):
+        asyncio.run(said(runner, "picky"))
+    assert asked == [("hi", ("picky",))] * 2
+
+
 def test_while_an_agent_is_down_its_stand_in_answers_and_says_so() -> None:
     async def down(turn: Any) -> str:
         raise Unavailable("down")

@@ -1,0 +1,71 @@
+"""The HTTP doors to a node's agents: who answers there, and what is kept of it."""
+
+import asyncio
+
+from fastapi import APIRouter
+
+from angarium.agents.direct import DirectRunner
+from angarium.agents.registry import Registry
+from angarium.agents.requests import API_CHANNEL, Requests
+from angarium.agents.routing.router import Router
+from angarium.agents.routing.rules import Facts, ToAgent
+from angarium.agents.shelf import Shelf
+from angarium.agents.ward import Ward
+from angarium.clock import Clock
+from angarium.errors import AngariumError
+from angarium.kms.contract import Sealer
+from angarium.limits import HOUSEKEEPING_EVERY_S
+from angarium.server.guard import Guard
+from angarium.server.routes_openai import OpenAIRoutes
+from angarium.storage.contract import Vault
+from angarium.telemetry.log import get_logger
+
+log = get_logger("angarium.agents")
+
+
+class AgentApi:
+    """Requests to agents over HTTP. Run `sweep` beside the server."""
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        router: Router,
+        ward: Ward,
+        vault: Vault,
+        sealer: Sealer,
+        clock: Clock,
+        guard: Guard,
+    ) -> None:
+        self._registry, self._router, self._clock = registry, router, clock
+        self._guard, self._shelf = guard, Shelf(vault, sealer, clock)
+        self.runner = DirectRunner(registry, ward, clock, other=self._other)
+
+    def routers(self) -> list[APIRouter]:
+        requests = Requests(self._registry, self.runner, self._shelf, self._clock, self._choose)
+        openai = OpenAIRoutes(
+            requests=requests, registry=self._registry, clock=self._clock, guard=self._guard
+        )
+        return [openai.router()]
+
+    async def sweep(self) -> None:
+        """Drop kept requests whose time is over, now and again, until cancelled."""
+        while True:
+            try:
+                await self._shelf.sweep()
+            except AngariumError as error:
+                log.warning("requests.sweep_delayed", code=error.code)
+            await asyncio.sleep(HOUSEKEEPING_EVERY_S)
+
+    async def _choose(self, text: str, sticky: str) -> str:
+        """Who answers a request that names no agent; nobody: an empty name."""
+        facts = Facts(sticky=sticky, channel=API_CHANNEL)
+        decision = await self._router.decide(text, facts)
+        if isinstance(decision, ToAgent):
+            return decision.agent
+        return (await self._router.again(text, facts)).agent
+
+    async def _other(self, text: str, declined: tuple[str, ...]) -> str:
+        """Who answers what these have declined."""
+        facts = Facts(channel=API_CHANNEL, declined=declined)
+        return (await self._router.again(text, facts)).agent
