@@ -69,6 +69,7 @@ class Asked:
 @dataclass(frozen=True, slots=True)
 class Passed:
     to: str
+    said: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,9 @@ from dataclasses import replace
 
 import msgspec
 
+from angarium.agents.attendant import Attendant
 from angarium.agents.bursts import NOTHING_RUNS, STOP, STOPPED, is_stop
+from angarium.agents.controls import LANE
 from angarium.agents.guard import BROKEN, UNREAD, Admit, check_inbound
 from angarium.agents.ledger import Question
 from angarium.agents.memory import Route
@@ -41,17 +43,22 @@ class Dispatcher:
         desk: Desk,
         replies: Replies,
         runner: TurnRunner,
+        attendant: Attendant,
         registry: Registry,
         router: Router,
         admit: Admit,
     ) -> None:
         self._desk, self._replies, self._runner = desk, replies, runner
+        self._attendant = attendant
         self._registry, self._router, self._admit = registry, router, admit
 
     async def run(self, conversation: ConversationId, sequence: int) -> int | None:
         """Returns the turn of this conversation that goes on next, where the message was its
         answer. Raises Fenced, Unavailable and what Endpoint.submit raises; the turn is open
         then."""
+        if sequence == LANE:
+            await self._attendant.attend(conversation)
+            return None
         record = await self._desk.turns.find(conversation, sequence)
         if record is None or record.state == "waiting" or record.state in TURN_FINAL:
             return None
@@ -90,6 +97,8 @@ class Dispatcher:
         return OpenTurn(record, heard, journal, notes, person)
 
     async def _begin(self, turn: OpenTurn) -> int | None:
+        if await self._attendant.take(turn):
+            return None
         if turn.heard.problem:
             await self._say_unread(turn)
             return None

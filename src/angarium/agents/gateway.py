@@ -3,12 +3,17 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 
 from angarium.agents.attempt import Patience
+from angarium.agents.attendant import Attendant
+from angarium.agents.controls import LANE, Controls
 from angarium.agents.dispatcher import Dispatcher
 from angarium.agents.guard import Admit, admit_everybody
+from angarium.agents.handoff import HumanHours, Humans, Tell, tell_nobody
 from angarium.agents.lanes import Lanes
 from angarium.agents.memory import Notebook
+from angarium.agents.operators import Operators
 from angarium.agents.people import People
 from angarium.agents.recall import Embedder, Recall
 from angarium.agents.records import Desk, TurnSeals
@@ -28,6 +33,7 @@ from angarium.errors import (
 from angarium.ids import ConversationId, DeviceId
 from angarium.kms.contract import Sealer
 from angarium.limits import (
+    CONTROL_LOOK_S,
     STORE_RETRY_MAX_S,
     TURN_RETRY_MIN_S,
     TURN_STALE_S,
@@ -81,6 +87,8 @@ class Gateway:
         patience: Patience | None = None,
         turns_at_once: int = TURNS_AT_ONCE,
         turns_held_max: int = TURNS_HELD_MAX,
+        hours: HumanHours | None = None,
+        tell: Tell = tell_nobody,
         embedder: Callable[[], Embedder | None] = lambda: None,
         journal: bool = True,
     ) -> None:
@@ -95,6 +103,9 @@ class Gateway:
         self._seals = TurnSeals(sealer, device)
         self._notebook = Notebook(vault, sealer, f"gateway/{device}")
         self._people = People(vault, sealer, f"gateway/{device}")
+        self._controls = Controls(vault, sealer, device)
+        self._hours, self._tell = hours or HumanHours(), tell
+        self._rung = asyncio.Event()
         self._recall = Recall(self._people, clock, embedder)
         self._at_once, self._held_max = turns_at_once, turns_held_max
         self._lanes = self._make_lanes()
@@ -102,6 +113,7 @@ class Gateway:
         self._endpoint: Endpoint | None = None
         self._dispatcher: Dispatcher | None = None
         self._runner: TurnRunner | None = None
+        self._attendant: Attendant | None = None
         self._watches: list[asyncio.Task[None]] = []
         self.trouble: AngariumError | None = None
         self._replied = self._troubles = 0
@@ -126,6 +138,7 @@ class Gateway:
             await endpoint.open()
             watch = self._watch(endpoint)
             self._watches.append(asyncio.create_task(watch, name="gateway device"))
+            self._watches.append(asyncio.create_task(self._attend(), name="gateway controls"))
             self._lanes.open()
         except BaseException:
             await self.close()
@@ -162,6 +175,11 @@ class Gateway:
         """Return when this gateway can do no more: another has taken over the device, or the
         device has ended. `trouble` says which. Close it then; it may be opened again."""
         await self._lost.wait()
+
+    @property
+    def operators(self) -> Operators:
+        """What operators may do; works whether or not this gateway is the one that does it."""
+        return Operators(self._controls, self._clock, self._rung.set)
 
     async def idle(self) -> None:
         """Wait until no turn is being worked on."""
@@ -243,6 +261,22 @@ class Gateway:
             if turn.state != "waiting":
                 self._lanes.wake(turn.conversation, turn.sequence)
 
+    async def _attend(self) -> None:
+        """Find conversations to which something is to be done beside their messages."""
+        task = asyncio.current_task()
+        # A store's driver may lose a cancellation when its own tasks are cancelled as well.
+        while not (self._lost.is_set() or (task is not None and task.cancelling())):
+            self._rung.clear()
+            try:
+                if self._attendant is not None:
+                    for conversation in await self._attendant.overdue():
+                        self._lanes.wake(conversation, LANE)
+            except AngariumError as error:
+                _log.warning("controls cannot be listed: %s", error.code)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CONTROL_LOOK_S):
+                    await self._rung.wait()
+
     async def _refill(self) -> None:
         """After an overflow: take up what was dropped. Tries until the store answers."""
         while not self._lost.is_set():
@@ -293,9 +327,11 @@ class Gateway:
             journal=self._journal,
         )
         replies = Replies(desk)
+        humans = Humans(desk, replies, self._controls, self._hours, self._tell)
         runner = TurnRunner(
             desk,
             replies,
+            humans,
             self._registry,
             router=self._router,
             ward=self._ward,
@@ -307,7 +343,10 @@ class Gateway:
             behind=self._lanes.behind,
         )
         self._runner = runner
-        return Dispatcher(desk, replies, runner, self._registry, self._router, self._admit)
+        self._attendant = Attendant(desk, replies, self._controls, humans, self._tell)
+        return Dispatcher(
+            desk, replies, runner, self._attendant, self._registry, self._router, self._admit
+        )
 
     def _is_stale(self, received: Received, now_ms: int) -> bool:
         return now_ms - received.accepted_ms > TURN_STALE_S * 1000

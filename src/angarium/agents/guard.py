@@ -52,6 +52,9 @@ STALLED = Trouble(
 IN_CIRCLES = Trouble(
     "handoff", "Sorry, no agent here could take this. Nothing was done.", again=False
 )
+NOT_ALLOWED = Trouble(
+    "handoff_refused", "Sorry, no agent here could take this. Nothing was done.", again=False
+)
 NO_AGENT = Trouble("no_agent", "Sorry, the agent for this is no longer here.", again=False)
 TIRED = Trouble(
     "attempts", "Sorry, this failed several times and I gave up. Please try again.", again=False

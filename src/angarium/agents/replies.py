@@ -53,7 +53,8 @@ class Replies:
         """
         final = self.final(turn.record, state, reason or turn.record.reason)
         route = turn.notes.route if route is None else route
-        route = route.spoken_to_by(turn.heard.sender, turn.journal.language)
+        if agent:
+            route = route.spoken_to_by(turn.heard.sender, turn.journal.language)
         text, route = self._disclose(turn, text, route)
         writes = [PutTurn(final), *also, *self._route_writes(turn, route)]
         if not text:

@@ -17,6 +17,8 @@ def check_name(name: str) -> str:
             f"agent name {name!r}: use up to 32 lower-case letters, digits, - and _,"
             " starting with a letter"
         )
+    if name == "human":
+        raise Misconfigured("agent name 'human' is kept for people; use another")
     return name
 
 

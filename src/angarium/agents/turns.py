@@ -43,6 +43,7 @@ from angarium.agents.guard import (
     BROKEN,
     IN_CIRCLES,
     NO_AGENT,
+    NOT_ALLOWED,
     SILENT,
     TIRED,
     Admit,
@@ -51,6 +52,7 @@ from angarium.agents.guard import (
     cut_reply,
     stands_in,
 )
+from angarium.agents.handoff import HUMAN, Humans, may_hand_to
 from angarium.agents.keeping import Starting, left, starting
 from angarium.agents.memory import Route
 from angarium.agents.recall import Recall
@@ -94,6 +96,7 @@ class TurnRunner:
         self,
         desk: Desk,
         replies: Replies,
+        humans: Humans,
         registry: Registry,
         *,
         router: Router,
@@ -106,7 +109,7 @@ class TurnRunner:
         behind: Behind = nobody_behind,
     ) -> None:
         self._desk, self._replies, self._registry = desk, replies, registry
-        self._router = router
+        self._router, self._humans = router, humans
         self._ward, self._recall, self._aside = ward, recall, aside
         self._behind, self._admit = behind, admit
         self._patience, self._read_file = patience, read_file
@@ -172,10 +175,8 @@ class TurnRunner:
             case Joined(newcomers):
                 await burst.join(newcomers)
                 return False
-            case Passed(to):
-                if self._pass_on(turn, to) if to else await self._decline(turn):
-                    return False
-                await self._replies.apologise(turn, IN_CIRCLES)
+            case Passed():
+                return await self._passed(turn, agent, outcome)
             case Failed(trouble) if _may_pass(trouble) and self._fall_back(turn, agent):
                 return False
             case Failed(trouble, after_s):
@@ -218,6 +219,19 @@ class TurnRunner:
         """How long to wait for more pieces of what a person writes."""
         age_s = (self._desk.clock.now_ms() - turn.journal.heard_ms) / 1000
         return self._patience.burst_quiet_s - max(0.0, age_s)
+
+    async def _passed(self, turn: OpenTurn, agent: AgentKind, passed: Passed) -> bool:
+        """The agent gives the turn to another, or to people; whether it is over with that."""
+        if not may_hand_to(agent, passed.to):
+            await self._replies.apologise(turn, NOT_ALLOWED)
+        elif passed.to == HUMAN:
+            reason = f"handoff from {agent.name}"
+            await self._humans.wanted(turn, reason, cut_reply(passed.said))
+        elif self._pass_on(turn, passed.to) if passed.to else await self._decline(turn):
+            return False
+        else:
+            await self._replies.apologise(turn, IN_CIRCLES)
+        return True
 
     async def _count_attempt(self, turn: OpenTurn) -> None:
         record = replace(
@@ -325,7 +339,7 @@ class TurnRunner:
             draft.add(turn.journal.preface + "\n\n")
         passed = await _follow(self._ward.run(agent, begin), draft, attempt)
         if passed is not None:
-            return Passed(passed)
+            return Passed(passed, draft.text)
         text = cut_reply(draft.text)
         said = (("user", turn.text), *_asked(turn), ("agent", text))
         return Answered(text, tuple(left(self._desk, turn, start, said)))

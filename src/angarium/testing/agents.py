@@ -15,6 +15,7 @@ from angarium.agents.contract import AgentKind
 from angarium.agents.declared import Declared, Routing
 from angarium.agents.gateway import Gateway
 from angarium.agents.guard import Admit, admit_everybody
+from angarium.agents.handoff import HumanHours, Tell, tell_nobody
 from angarium.agents.recall import Embedder
 from angarium.agents.registry import Registry
 from angarium.agents.routing.router import Router
@@ -74,6 +75,8 @@ class AgentWorld:
         reach: Callable[[Store], Reach] = as_they_are,
         ward: Ward | None = None,
         embedder: Embedder | None = None,
+        hours: HumanHours | None = None,
+        tell: Tell = tell_nobody,
         journal: bool = True,
         turns_at_once: int = 8,
         turns_held_max: int = 1000,
@@ -85,6 +88,7 @@ class AgentWorld:
         self._patience, self._admit, self._reach = patience, admit, reach
         self._journal, self._ward, self._embedder = journal, ward, embedder
         self._turns_at_once, self._turns_held_max = turns_at_once, turns_held_max
+        self._hours, self._tell = hours, tell
         self._sealer = FixedKeySealer()
         self._open_store = open_store
         self._opened: OpenedStore | None = None
@@ -150,6 +154,8 @@ class AgentWorld:
             admit=self._admit,
             ward=ward or self._ward,
             embedder=lambda: self._embedder,
+            hours=self._hours,
+            tell=self._tell,
             patience=self._patience,
             journal=self._journal,
             turns_at_once=self._turns_at_once,
