@@ -318,6 +318,8 @@ class Node:
             read_file=self._read_file,
             secret=self.secret,
             guard=Guard(self.tokens, self.limiter),
+            operators=Guard(self.tokens, Limiter(API_REQUESTS_PER_MINUTE, self.clock)),
+            trail=AuditTrail(audit=self.store.audit, clock=self.clock, secret=self.secret),
             peers=self.wire.peers,
             cache=self.wire.cache,
         )
@@ -325,6 +327,7 @@ class Node:
         routers = await agents.open()
         self._gauges("gateway", "Of the gateway.", agents.gateway.figures)
         self._gauges("agents", "Of agents.", agents.ward.figures)
+        self._gauges("discovery", "Of agents that are discovered.", agents.figures)
         self._checks["gateway"] = agents.check(self._may_stand_by)
         return routers
 

@@ -20,6 +20,7 @@ from angarium.server.auth import Tokens
 from angarium.server.guard import Guard
 from angarium.server.health import Health
 from angarium.server.roles import Roles
+from angarium.server.routes_agents import AgentsRoutes
 from angarium.server.routes_openai import OpenAIRoutes
 from angarium.telemetry.metrics import Metrics
 
@@ -49,7 +50,8 @@ def routes() -> set[tuple[str, str]]:
     )
     guard = Guard(parts.tokens)
     openai = OpenAIRoutes(requests=nothing, registry=nothing, clock=clock, guard=guard)
-    routers = [*api_routers(parts), openai.router()]
+    agents = AgentsRoutes(look=dict, trail=parts.audit, guard=guard)
+    routers = [*api_routers(parts), openai.router(), agents.router()]
     app = make_app(version="0", health=Health({}), metrics=Metrics(), routers=routers)
     paths = app.openapi()["paths"]
     return {(method.upper(), path) for path, methods in paths.items() for method in methods}
@@ -113,6 +115,7 @@ def figure_names(path: Path) -> set[str]:
         ("store", "storage/sqlite/store.py"),
         ("store", "storage/mongo/store.py"),
         ("gateway", "agents/gateway.py"),
+        ("discovery", "agents/discovery/kubernetes.py"),
         ("limiter_sends", "server/shared_limiter.py"),
         ("limiter_api", "server/shared_limiter.py"),
         ("breakers", "bus/redis_breakers.py"),

@@ -2,8 +2,10 @@
 
 import asyncio
 import os
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from typing import Any
 
 from fastapi import APIRouter
 
@@ -12,6 +14,7 @@ from angarium.adapters.discovery import open_discovery
 from angarium.agents.discovery.kubernetes import KubernetesDiscovery
 from angarium.agents.gateway import Gateway, MakeEndpoint
 from angarium.agents.loading import load_declared
+from angarium.agents.overview import overview
 from angarium.agents.registry import Registry, Roster, load_registry
 from angarium.agents.routing.cache import RouteCache
 from angarium.agents.routing.make import make_router, make_worker
@@ -28,7 +31,9 @@ from angarium.kms.contract import Sealer
 from angarium.limits import AGENT_START_WAIT_S
 from angarium.resilience import BreakerPeers
 from angarium.sdk.stored import own_device
+from angarium.server.audit import AuditTrail
 from angarium.server.guard import Guard
+from angarium.server.routes_agents import AgentsRoutes
 from angarium.storage.contract import Store
 from angarium.telemetry.log import get_logger
 
@@ -55,6 +60,8 @@ class AgentService:
         read_file: ReadFile,
         secret: bytes,
         guard: Guard,
+        operators: Guard,
+        trail: AuditTrail,
         peers: BreakerPeers | None = None,
         cache: Cache | None = None,
     ) -> None:
@@ -62,6 +69,7 @@ class AgentService:
         self._sealer, self._owner, self._user = sealer, owner, user
         self._make_endpoint, self._read_file = make_endpoint, read_file
         self._guard = guard
+        self._operators, self._trail = operators, trail
         self._is_open = False
         self._route_cache, self._cache = RouteCache(secret, clock, cache), cache
         self._parts = AsyncExitStack()
@@ -113,7 +121,8 @@ class AgentService:
             clock=self._clock,
             guard=self._guard,
         )
-        return self.api.routers()
+        doors = AgentsRoutes(look=self.look, trail=self._trail, guard=self._operators)
+        return [*self.api.routers(), doors.router()]
 
     async def run(self) -> None:
         """Keep the gateway open: again after the store was away, the lease was lost or
@@ -151,6 +160,17 @@ class AgentService:
     async def close(self) -> None:
         """End what `open` began, after `run` has ended."""
         await self._parts.aclose()
+
+    def look(self) -> dict[str, Any]:
+        """What operators see of the agents here."""
+        return overview(self.registry, self.warmer.warmth(), self.ward, self.discovery)
+
+    def figures(self) -> dict[str, int]:
+        """Of all discovery together; empty without any."""
+        total: Counter[str] = Counter()
+        for each in self.discovery:
+            total.update(each.figures())
+        return dict(total)
 
     def reload(self) -> Roster:
         """Load the declared agents anew; turns that run end on the old ones. Routing's model

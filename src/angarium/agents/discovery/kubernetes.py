@@ -67,7 +67,7 @@ class KubernetesDiscovery:
         if declared.namespace and not _NAMESPACE.fullmatch(declared.namespace):
             raise Misconfigured(f"[discovery.kubernetes] namespace {declared.namespace!r}")
         self._declared, self._api, self._registry = declared, api, registry
-        self._clock, self._shared, self._source = clock, shared, source
+        self._clock, self._shared, self.source = clock, shared, source
         self._jitter = jitter
         self._news = asyncio.Event()
         self._ready = asyncio.Event()
@@ -203,7 +203,7 @@ class KubernetesDiscovery:
         agents: list[AgentKind] = [instances for _, instances in made.values()]
         if agents != self._agents:
             self._agents = agents
-            self._registry.discover(self._source, agents)
+            self._registry.discover(self.source, agents)
 
     def _make(self, found: Found) -> tuple[Found, Instances]:
         apart = replace(found, spots=())
@@ -217,6 +217,7 @@ class KubernetesDiscovery:
                 make_terms(_terms(found)),
                 make=lambda url: make_kind(found, url),
                 clock=self._clock,
+                of=found.kind,
             )
         instances.place(cold)
         return apart, instances

@@ -50,9 +50,18 @@ class Instances:
     """
 
     def __init__(
-        self, name: str, description: str, terms: Terms, *, make: Make, clock: Clock
+        self,
+        name: str,
+        description: str,
+        terms: Terms,
+        *,
+        make: Make,
+        clock: Clock,
+        of: str = "instances",
     ) -> None:
+        """`of` is the word for the kind that `make` makes."""
         self.name, self.description, self.terms = name, description, terms
+        self.of = of
         self._make, self._clock = make, clock
         self._instances: dict[str, Instance] = {}
         self._host: Host | None = None
