@@ -261,6 +261,8 @@ MCP_WARM_MAX = 64  # Connections of one agent; the one unused longest is closed.
 MCP_IDLE_S = 600.0  # An unused connection is closed.
 LOCAL_MODEL_START_S = 60.0  # A model on this machine that is not ready then: Unavailable.
 LOCAL_MODEL_STOP_S = 5.0  # Then it is killed.
+LOCAL_MODEL_TOKENS_MAX = 256  # Of one answer of it.
+MODEL_FETCH_S = 900.0  # Of `angarium model`; then it says to try again.
 
 # Routing by examples.
 ROUTE_EXAMPLES_MAX = 20_000  # Of all agents. More: every agent's are thinned out evenly.

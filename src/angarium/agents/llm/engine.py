@@ -61,7 +61,13 @@ class Engine:
         model: Model | None = None
         if outline.adopted is None:
             model = in_turn([await self._model(name) for name in models])
-            told = instructions(outline.prompt, turn, live.marks, outline.handoffs)
+            told = instructions(
+                outline.prompt,
+                turn,
+                live.marks,
+                outline.handoffs,
+                has_tools=bool(outline.tools or outline.servers),
+            )
             given = {"deps": live, "instructions": told}
         else:
             given = {"output_type": adopted_output(outline.adopted)}

@@ -10,9 +10,10 @@ import httpx2
 from pydantic_ai.models import Model
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.providers.openai import OpenAIProvider
+from pydantic_ai.settings import ModelSettings
 
 from angarium.errors import Misconfigured, Unavailable
-from angarium.limits import LOCAL_MODEL_START_S, LOCAL_MODEL_STOP_S
+from angarium.limits import LOCAL_MODEL_START_S, LOCAL_MODEL_STOP_S, LOCAL_MODEL_TOKENS_MAX
 
 PREFIX = "local:"
 _SERVER = "angarium.agents.llm.local_server"
@@ -57,7 +58,8 @@ class LocalServer:
             await self.close()
             raise
         provider = OpenAIProvider(base_url=f"{address}/v1", api_key=key, http_client=client)
-        return OpenAIChatModel(self._path.stem, provider=provider)
+        settings = ModelSettings(max_tokens=LOCAL_MODEL_TOKENS_MAX, temperature=0.0)
+        return OpenAIChatModel(self._path.stem, provider=provider, settings=settings)
 
     async def close(self) -> None:
         process, self._process = self._process, None

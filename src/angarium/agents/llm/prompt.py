@@ -45,9 +45,13 @@ async def prompt(turn: Turn, marks: Marks) -> ModelRequest:
     return ModelRequest(parts=[UserPromptPart("\n\n".join(said))])
 
 
-def instructions(own: str, turn: Turn, marks: Marks, handoffs: tuple[str, ...]) -> str:
+def instructions(
+    own: str, turn: Turn, marks: Marks, handoffs: tuple[str, ...], *, has_tools: bool
+) -> str:
     """The agent's own prompt first, then what holds for all."""
-    lines = [own.strip(), marks.explain()]
+    lines = [own.strip()]
+    if has_tools or turn.attachments:
+        lines.append(marks.explain())
     if handoffs:
         lines.append(f"What is not yours to answer you hand off to: {', '.join(handoffs)}.")
     if turn.person.language:
