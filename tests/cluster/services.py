@@ -21,7 +21,7 @@ import asyncio
 
 from angarium import Agent
 
-clerk = Agent("clerk", "Says what it was told")
+clerk = Agent("clerk", "Says what it was told", on_busy="enqueue")  # Each is answered.
 
 @clerk.on_turn
 async def answer(turn):

@@ -21,7 +21,7 @@ PAUSE_S = 0.4
 ECHO = """
 from angarium import Agent
 
-echo = Agent("echo", "Says it back")
+echo = Agent("echo", "Says it back", on_busy="enqueue")  # One answer for each message.
 
 @echo.on_turn
 async def answer(turn):

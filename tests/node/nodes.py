@@ -25,7 +25,7 @@ Run = Callable[[Coroutine[Any, Any, T]], T]
 ECHO = """
 from angarium import Agent
 
-echo = Agent("echo", "Says it back")
+echo = Agent("echo", "Says it back", on_busy="enqueue")  # One answer for each message.
 
 @echo.on_turn
 async def answer(turn):

@@ -28,7 +28,7 @@ QUIET_WAIT_S = 120.0
 AGENT = """
 from angarium import Agent
 
-echo = Agent("echo", "Says it back")
+echo = Agent("echo", "Says it back", on_busy="enqueue")  # One answer for each message.
 
 @echo.on_turn
 async def answer(turn):

@@ -36,7 +36,7 @@ import asyncio
 
 from angarium import Agent
 
-agent = Agent("bench", "Answers at once, in pieces")
+agent = Agent("bench", "Answers at once, in pieces", on_busy="enqueue")
 
 
 @agent.on_turn
