@@ -82,9 +82,8 @@ class Reading:
         for key in _SECRETS:
             if key in given:
                 given[key] = _filled(table, given[key])
+        given.setdefault("description", "")
         missing = [key for key in _required(make) if key not in given and key != "name"]
-        if missing == ["description"]:
-            given["description"], missing = "", []
         if missing:
             raise table.fail(f"{missing[0]!r} is missing")
         function = given.pop("function", None)

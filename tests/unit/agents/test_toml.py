@@ -212,3 +212,121 @@ def test_discovery_and_routing_have_no_field_that_a_file_cannot_set():
     for made in (Kubernetes, Routing, EvalCase):
         for hint in hints_of(made).values():
             msgspec.json.Decoder(hint)
+
+
+TOOLS = """
+from angarium import tool
+
+@tool(effect="keyed")
+async def refund(ctx, order: str, cents: int) -> str:
+    "Refund an order."
+    return "done"
+"""
+
+
+def test_an_llm_agent_with_tools_servers_and_a_prompt_of_its_own_file(load, tmp_path):
+    pytest.importorskip("pydantic_ai")
+    (tmp_path / "tools.py").write_text(TOOLS)
+    (tmp_path / "support.md").write_text("You are the shop's support agent.")
+    text = """
+[agents.support]
+type = "llm"
+description = "Refunds, complaints, invoices"
+model = ["openai:gpt-5.2", "openai:gpt-5.2-mini"]
+prompt_file = "support.md"
+tools = ["tools:refund"]
+timeout = "60s"
+max_tool_calls = 8
+budget_usd = 0.05
+can_handoff = ["orders", "human"]
+skills.refund = ["i want my money back"]
+mcp.shop = { url = "https://mcp.shop/mcp", lazy = true, approve = ["refund_*"] }
+mcp.local = { command = "python server.py", effect = "read", env = { KEY = "${SHOP_KEY}" } }
+"""
+    (agent,) = load(text, SHOP_KEY="secret").agents
+
+    outline = agent._warm._outline
+    assert list(agent.models) == ["openai:gpt-5.2", "openai:gpt-5.2-mini"]
+    assert outline.prompt == "You are the shop's support agent."
+    assert [tool.name for tool in outline.tools] == ["refund"]
+    shop, local = outline.servers
+    assert (shop.name, shop.url, shop.lazy, shop.approve) == (
+        "shop",
+        "https://mcp.shop/mcp",
+        True,
+        ("refund_*",),
+    )
+    assert (local.name, local.command, local.effect) == (
+        "local",
+        ("python", "server.py"),
+        "read",
+    )
+    assert local.env == {"KEY": "secret"}
+    assert agent.terms.budget_usd == 0.05
+    assert agent.terms.can_handoff == ("orders", "human")
+
+    with pytest.raises(Misconfigured, match="the environment has no SHOP_KEY"):
+        load(text)
+
+
+REMOTE = """
+[agents.chat]
+type = "openai"
+base_url = "http://vllm/v1"
+model = "qwen"
+api_key = "VLLM_KEY"
+channels = ["app"]
+
+[agents.billing]
+type = "cloudevents"
+url = "http://billing.agents.svc"
+mode = "structured"
+
+[agents.weather]
+type = "a2a"
+card_url = "https://weather.example/.well-known/agent-card.json"
+examples = ["will it rain"]
+"""
+
+
+def test_agents_elsewhere_are_made_by_their_makers(load):
+    pytest.importorskip("a2a")
+    from angarium.agents.overview import kind_of
+
+    declared = load(REMOTE)
+
+    assert [(agent.name, kind_of(agent)) for agent in declared.agents] == [
+        ("chat", "openai"),
+        ("billing", "cloudevents"),
+        ("weather", "a2a"),
+    ]
+    assert declared.agents[2].terms.examples == ("will it rain",)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("type = 'openai'\nmodel = 'x'", "'base_url' is missing"),
+        ("type = 'openai'\nmodel = 3\nbase_url = 'http://x'", "model: expected `str`"),
+        ("type = 'openai'\nmodel = 'x'\nbase_url = 'ftp://x'", r"\[agents\.x\]: "),
+        ("type = 'cloudevents'\nurl = 'http://x'\nmode = 'loud'", "mode: invalid enum value"),
+        ("type = 'llm'", "'model' is missing"),
+        ("type = 'llm'\nmodel = 'openai:x'\nprompt_file = 'no.md'", "'no.md' cannot be read"),
+        (
+            "type = 'llm'\nmodel = 'openai:x'\nprompt = 'a'\nprompt_file = 'no.md'",
+            "not both",
+        ),
+        ("type = 'llm'\nmodel = 'openai:x'\nclock = 3", "can be set in Python only"),
+        ("type = 'llm'\nmodel = 'openai:x'\nmcp.a = {}", r"\[agents\.x\.mcp\.a\]: say where"),
+        (
+            "type = 'llm'\nmodel = 'openai:x'\nmcp.a = { url = 'http://x', lasy = true }",
+            "'lazy'",
+        ),
+        ("type = 'llm'\nmodel = 'openai:x'\ntools = ['shop:greet']", "made by `@tool`"),
+    ],
+)
+def test_a_mistake_in_any_kind_is_told_with_its_table(load, text, sentence):
+    pytest.importorskip("pydantic_ai")
+    with pytest.raises(Misconfigured, match=sentence) as raised:
+        load(f"[agents.x]\n{text}\n")
+    assert "agents.toml, [agents.x" in str(raised.value)

@@ -218,6 +218,7 @@ class KubernetesDiscovery:
                 make=lambda url: make_kind(found, url),
                 clock=self._clock,
                 of=found.kind,
+                learnt=self._registry.refresh,
             )
         instances.place(cold)
         return apart, instances

@@ -36,6 +36,7 @@ class Instance:
     outstanding: int = 0
     failures: int = 0  # In a row.
     avoided_until_s: float = 0.0
+    opening: bool = False
     opened: bool = False
     gone: bool = False
 
@@ -58,10 +59,12 @@ class Instances:
         make: Make,
         clock: Clock,
         of: str = "instances",
+        learnt: Callable[[], None] = lambda: None,
     ) -> None:
-        """`of` is the word for the kind that `make` makes."""
+        """`of` is the word for the kind that `make` makes; `learnt` is called when an instance
+        has said what the agent can do."""
         self.name, self.description, self.terms = name, description, terms
-        self.of = of
+        self.of, self._learnt = of, learnt
         self._make, self._clock = make, clock
         self._instances: dict[str, Instance] = {}
         self._host: Host | None = None
@@ -81,8 +84,8 @@ class Instances:
             self._instances[url] = Instance(url, kind)
         for url, is_cold in cold.items():
             self._instances[url].cold = is_cold
-            if url in made and self._host is not None and not is_cold:
-                self._do(self._warm(self._instances[url], self._host))
+            if not is_cold:
+                self._warm_up(self._instances[url])
 
     def places(self) -> list[dict[str, Any]]:
         """For operators: every instance and how it does."""
@@ -99,7 +102,6 @@ class Instances:
 
     async def open(self, host: Host) -> None:
         """Warm the instances that run. Raises what the first one raised, if none opened."""
-        self._host = host
         warm = [each for each in self._instances.values() if not each.cold]
         outcomes = await asyncio.gather(
             *(self._open(each, host) for each in warm), return_exceptions=True
@@ -107,6 +109,7 @@ class Instances:
         failed = [each for each in outcomes if isinstance(each, BaseException)]
         if failed and len(failed) == len(warm):
             raise failed[0]
+        self._host = host  # From now on, whoever comes is opened by itself.
 
     async def close(self) -> None:
         """Close every instance."""
@@ -130,6 +133,7 @@ class Instances:
                     if not spoke:
                         spoke = True
                         instance.cold, instance.failures = False, 0
+                        self._warm_up(instance)
                         await _end(starting)
                     yield event
         except Exception as error:
@@ -179,6 +183,13 @@ class Instances:
         if not self.terms.skills and instance.kind.terms.skills:  # Its card says them.
             self.terms = instance.kind.terms
             self.description = self.description or instance.kind.description
+            self._learnt()
+
+    def _warm_up(self, instance: Instance) -> None:
+        """Open an instance that came, or that has started, since this agent was opened."""
+        if self._host is not None and not instance.opened and not instance.opening:
+            instance.opening = True
+            self._do(self._warm(instance, self._host))
 
     async def _warm(self, instance: Instance, host: Host) -> None:
         try:
@@ -186,6 +197,8 @@ class Instances:
         except Exception as error:
             code = error.code if isinstance(error, AngariumError) else type(error).__name__
             _log.warning("an instance of %s is not warm: %s", self.name, code)
+        finally:
+            instance.opening = False
 
     def _leave(self, instance: Instance) -> None:
         if not instance.outstanding:
