@@ -20,7 +20,7 @@ from pydantic_settings import (
 
 from angarium.errors import Malformed, Misconfigured
 from angarium.ids import check_user_id
-from angarium.limits import RATE_PER_MINUTE
+from angarium.limits import HUMAN_IDLE_S, HUMAN_WAIT_S, RATE_PER_MINUTE
 
 PREFIX = "ANGARIUM_"
 _OF_COMMANDS = {"ANGARIUM_TOKEN"}  # Read by `angarium chat`.
@@ -92,6 +92,16 @@ class Settings(BaseSettings):
     rate_per_minute: int = Field(
         RATE_PER_MINUTE, ge=1, description="Messages a minute per principal and per phone."
     )
+    human_wait_s: float = Field(
+        HUMAN_WAIT_S, ge=0,
+        description="How long a person who asks for people waits for an operator before agents "
+        "answer again. 0: there are no operators.",
+    )  # fmt: skip
+    human_idle_s: float = Field(
+        HUMAN_IDLE_S, ge=60,
+        description="How long an operator who has taken a conversation over may be silent "
+        "before agents answer again.",
+    )  # fmt: skip
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe log line written."
     )

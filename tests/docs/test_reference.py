@@ -22,6 +22,7 @@ from angarium.server.health import Health
 from angarium.server.roles import Roles
 from angarium.server.routes_agents import AgentsRoutes
 from angarium.server.routes_openai import OpenAIRoutes
+from angarium.server.routes_takeover import TakeoverRoutes
 from angarium.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
@@ -51,7 +52,15 @@ def routes() -> set[tuple[str, str]]:
     guard = Guard(parts.tokens)
     openai = OpenAIRoutes(requests=nothing, registry=nothing, clock=clock, guard=guard)
     agents = AgentsRoutes(look=dict, trail=parts.audit, guard=guard)
-    routers = [*api_routers(parts), openai.router(), agents.router()]
+    takeover = TakeoverRoutes(
+        operators=nothing,
+        conversations=nothing,
+        gateway=UserId("@gateway:angarium"),
+        trail=parts.audit,
+        guard=guard,
+    )
+    more = [openai.router(), agents.router(), takeover.router()]
+    routers = [*api_routers(parts), *more]
     app = make_app(version="0", health=Health({}), metrics=Metrics(), routers=routers)
     paths = app.openapi()["paths"]
     return {(method.upper(), path) for path, methods in paths.items() for method in methods}

@@ -4,7 +4,7 @@ import asyncio
 import os
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 from fastapi import APIRouter
@@ -13,6 +13,7 @@ from angarium.adapters.agent_api import AgentApi
 from angarium.adapters.discovery import open_discovery
 from angarium.agents.discovery.kubernetes import KubernetesDiscovery
 from angarium.agents.gateway import Gateway, MakeEndpoint
+from angarium.agents.handoff import HumanHours, Notice
 from angarium.agents.loading import load_declared
 from angarium.agents.overview import overview
 from angarium.agents.registry import Registry, Roster, load_registry
@@ -25,7 +26,7 @@ from angarium.agents.warmer import Warmer
 from angarium.bus.cache import Cache
 from angarium.clock import Clock
 from angarium.config import Settings
-from angarium.errors import Fenced, StoreUnwritable, Unavailable
+from angarium.errors import AngariumError, Fenced, StoreUnwritable, Unavailable
 from angarium.ids import UserId
 from angarium.kms.contract import Sealer
 from angarium.limits import AGENT_START_WAIT_S
@@ -34,6 +35,7 @@ from angarium.sdk.stored import own_device
 from angarium.server.audit import AuditTrail
 from angarium.server.guard import Guard
 from angarium.server.routes_agents import AgentsRoutes
+from angarium.server.routes_takeover import TakeoverRoutes
 from angarium.storage.contract import Store
 from angarium.telemetry.log import get_logger
 
@@ -110,6 +112,8 @@ class AgentService:
             ward=self.ward,
             router=self.router,
             embedder=lambda: worker,
+            hours=HumanHours(settings.human_wait_s, settings.human_idle_s),
+            tell=self._tell,
         )
         await self.router.open()
         self.api = AgentApi(
@@ -122,7 +126,21 @@ class AgentService:
             guard=self._guard,
         )
         doors = AgentsRoutes(look=self.look, trail=self._trail, guard=self._operators)
-        return [*self.api.routers(), doors.router()]
+        takeover = TakeoverRoutes(
+            operators=self.gateway.operators,
+            conversations=store.conversations,
+            gateway=self._user,
+            trail=self._trail,
+            guard=self._operators,
+        )
+        return [*self.api.routers(), doors.router(), takeover.router()]
+
+    async def _tell(self, notice: Notice) -> None:
+        """Operators hear of it in the log and in the audit log; the list of those who wait is
+        in the store, so that one line lost is no person lost."""
+        log.info(notice.what, conversation=notice.conversation)
+        with suppress(AngariumError):
+            await self._trail.record(notice.who, notice.what, notice.conversation, "done")
 
     async def run(self) -> None:
         """Keep the gateway open: again after the store was away, the lease was lost or
