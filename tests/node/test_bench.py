@@ -46,6 +46,15 @@ FIGURES = {
             for share in ("p50", "p99")
         ),
     },
+    "route": {
+        "cached_p50_us",
+        "cached_p99_us",
+        "cached_redis_p50_ms",
+        "cached_redis_p99_ms",
+        "uncached_p50_ms",
+        "uncached_p95_ms",
+        "uncached_p99_ms",
+    },
     "turns": {
         "overhead_p50_ms",
         "overhead_p99_ms",

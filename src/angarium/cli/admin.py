@@ -124,11 +124,14 @@ def bench(
     name: str = typer.Argument(help="Which benchmark: append, journey, ..."),
     as_json: bool = typer.Option(False, "--json", help="One JSON object and nothing else."),
     seconds: float = typer.Option(10.0, min=0.1, help="How long to measure."),
+    data: Path = typer.Option(None, help="Of route: a folder with CLINC150."),
+    examples: Path = typer.Option(None, help="Of route: your agents' examples, JSON lines."),
+    evaluate: Path = typer.Option(None, "--eval", help="Of route: messages and dialogues."),
 ) -> None:
     """Measure, and print figures with the machine they were taken on."""
     from angarium.cli.bench import bench as run
 
-    run(name, as_json=as_json, seconds=seconds)
+    run(name, as_json=as_json, seconds=seconds, data=data, examples=examples, evaluate=evaluate)
 
 
 def settings() -> None:

@@ -76,13 +76,26 @@ def test_the_bound_lets_the_wanted_share_of_fitting_messages_through(keep):
     assert sum(fresh) / len(fresh) == pytest.approx(keep, abs=0.06)
 
 
-def test_what_lies_nearer_to_what_is_for_nobody_does_not_fit():
-    message = unit_rows((axis(1) + 0.3 * axis(5))[None])[0]
-    assert make(8, 8, 8).look(message, ALL).fits
+def test_with_few_examples_three_quarters_of_what_is_for_nobody_does_not_fit():
+    apart = unit_rows((0.35 * axis(0) + axis(5))[None])[0]
+    strangers = unit_rows(
+        np.stack([share * axis(0) + axis(6) for share in np.linspace(0, 0.5, 9)])
+    )
+    lone = {"examples": [Example("agent0", "a"), Example("agent1", "b")], "keep": 0.95}
+    vectors = np.stack([axis(0), axis(1)])
 
-    index = make(8, 8, 8, nobody=message[None])
+    without = ExampleIndex(vectors=vectors, nobody=NONE, **lone)
+    against = ExampleIndex(vectors=vectors, nobody=strangers, **lone)
 
-    assert not index.look(message, ALL).fits
+    assert without.look(apart, ALL).fits
+    assert not against.look(strangers[5], ALL).fits
+    assert against.look(strangers[-1], ALL).fits
+
+
+def test_what_an_agent_is_for_after_all_is_not_held_against_it():
+    index = make(8, 8, nobody=cloud(0, 0, 5))
+
+    assert index.bound == make(8, 8).bound
 
 
 def test_the_cosine_of_unrelated_texts_counts_as_nothing():

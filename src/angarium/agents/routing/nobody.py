@@ -1,7 +1,8 @@
 """What people also write, and no agent in particular is for.
 
-A message that lies nearer to one of these than to any agent's example is out of scope. An agent
-that is for such things has examples of its own, which are then nearer.
+Where agents have few examples, three quarters of these must not pass the bound below which
+nobody is meant. An agent that is for such things has examples of its own: what is near to one
+of those does not count.
 """
 
 NOBODY = (

@@ -45,16 +45,15 @@ class Router:
         self._registry, self._examples, self._cache = registry, examples, cache
         self._languages = languages or Languages(())
 
-    async def open(self) -> None:
-        """Read the agents' examples; goes on without them after ROUTE_OPEN_WAIT_S, and they
-        are used as soon as they are read. Raises Misconfigured for a model that does not
-        load."""
+    async def open(self, wait_s: float | None = ROUTE_OPEN_WAIT_S) -> None:
+        """Read the agents' examples; goes on without them after `wait_s`, and they are used as
+        soon as they are read. Raises Misconfigured for a model that does not load."""
         await self._languages.open()
         if self._examples is None:
             return
         self._examples.update(self._registry.roster)
         try:
-            async with asyncio.timeout(ROUTE_OPEN_WAIT_S):
+            async with asyncio.timeout(wait_s):
                 await self._examples.ready()
         except TimeoutError:
             _log.warning("routing examples are still being read")

@@ -85,8 +85,8 @@ class Facts:
 @dataclass(frozen=True, slots=True)
 class Guess:
     """What the examples say of a message. `share` is the best agent's part of all likeness and
-    `kept_share` that of the agent that has the conversation, both of 1; `fits` is whether it
-    is near enough to anything."""
+    `kept_share` that of the agent that has the conversation, both of 1; `fits` is whether its
+    `score` reaches the bound below which nobody is meant."""
 
     agent: str
     nearest: float
@@ -94,6 +94,7 @@ class Guess:
     share: float
     kept_share: float
     fits: bool
+    score: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

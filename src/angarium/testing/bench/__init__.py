@@ -5,13 +5,13 @@ Figure names end in their unit. Load goes to loopback only, bounded in count and
 
 import importlib
 import platform
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from angarium.errors import NotFound
+from angarium.errors import Misconfigured, NotFound
 
 UNLIMITED_PER_MINUTE = 100_000_000  # For the node's rate limits.
 Progress = Callable[[str, float], None]
@@ -20,33 +20,47 @@ BENCHES = {
     "cluster": "one node and three on MongoDB and Redis: throughput, and a rolling restart",
     "journey": "person -> seal -> relay -> gateway -> function agent -> sealed reply",
     "resilience": "what guarding a call to an agent costs, and what others notice of a bad one",
+    "route": "finding the agent for a message: time with and without the cache; accuracy",
     "turns": "what the gateway adds to an agent that costs nothing",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class BenchOptions:
-    """`seconds` of measured load; `progress` is told (what, share done)."""
+    """`seconds` of measured load; `progress` is told (what, share done). Of `route`: a folder
+    with CLINC150, and files of one's own. `notes` takes sentences about figures that are None.
+    """
 
     seconds: float
     progress: Progress
+    data: Path | None = None
+    examples: Path | None = None
+    evaluate: Path | None = None
+    notes: list[str] = field(default_factory=list)
 
 
-Measure = Callable[[BenchOptions], Awaitable[dict[str, float]]]
+Measured = Mapping[str, float | None]
+Measure = Callable[[BenchOptions], Awaitable[Measured]]
 
 
 async def run(name: str, options: BenchOptions) -> dict[str, Any]:
-    """Run one benchmark: {"name", "figures", "machine", "version"}. Raises NotFound."""
+    """Run one benchmark: {"name", "figures", "machine", "version"}, and "notes" where there are
+    some. Raises NotFound, and Misconfigured for files it does not read."""
     if name not in BENCHES:
         raise NotFound(f"there is no benchmark {name}; choose from: {', '.join(BENCHES)}")
+    if name != "route" and (options.data or options.examples or options.evaluate):
+        raise Misconfigured(f"the benchmark {name} reads no files; only route does")
     measure: Measure = importlib.import_module(f"angarium.testing.bench.{name}").measure
     figures = await measure(options)
-    return {
+    told: dict[str, Any] = {
         "name": name,
-        "figures": {key: round(value, 4) for key, value in figures.items()},
+        "figures": {
+            key: None if value is None else round(value, 4) for key, value in figures.items()
+        },
         "machine": machine(),
         "version": version("angarium"),
     }
+    return {**told, "notes": options.notes} if options.notes else told
 
 
 def machine() -> str:
