@@ -277,6 +277,7 @@ EMBED_WAITING_MAX = 64  # Texts that wait for the model. Over it: Busy, no examp
 EMBED_BATCH_MAX = 16  # Examples read at once; messages get in between.
 EMBED_CHARS_MAX = 600  # Only the beginning of a text is looked at ...
 EMBED_TOKENS_MAX = 128  # ... and no more of it read.
+EVAL_ANSWER_WAIT_S = 180.0  # To one message of a declared dialogue; then the case fails.
 JUDGE_WAIT_S = 5.0  # Then the fallback agent answers.
 LANGUAGE_WORDS_MIN = 3  # Shorter texts do not tell their language.
 LANGUAGE_TEXT_CHARS_MAX = 400  # Enough to tell it.

@@ -20,6 +20,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "dev": ("angarium.cli.dev:dev", "Serve agents, and take up what you change as you save."),
     "new": ("angarium.cli.new:new", "Make a small project to start from."),
     "model": ("angarium.cli.model:model", "Fetch a small language model that needs no key."),
+    "lint": ("angarium.cli.agents:lint", "Say which agents are hard to tell apart, and why."),
+    "eval": ("angarium.cli.agents:evaluate", "Try the dialogues that the agents declare."),
     "chat": ("angarium.cli.admin:chat", "Talk to agents and people from the terminal."),
     "phone": ("angarium.cli.admin:phone", "Be a WhatsApp user, on a simulated phone."),
     "token": ("angarium.cli.admin:token", "Print an access token for a user."),

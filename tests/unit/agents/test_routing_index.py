@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from angarium.agents.routing.embedders import unit_rows
-from angarium.agents.routing.index import Example, ExampleIndex
+from angarium.agents.routing.index import ExampleIndex
+from angarium.agents.routing.lint import Example
 
 DIM = 16
 NONE = np.zeros((0, DIM), np.float32)

@@ -8,7 +8,8 @@ from angarium.agents.contract import AgentKind
 from angarium.agents.registry import Roster
 from angarium.agents.routing.contract import Embedder, Vectors
 from angarium.agents.routing.embedders import joined
-from angarium.agents.routing.index import Example, ExampleIndex
+from angarium.agents.routing.index import ExampleIndex
+from angarium.agents.routing.lint import Example, Tried
 from angarium.agents.routing.nobody import NOBODY
 from angarium.agents.routing.rules import Guess
 from angarium.agents.routing.worker import EmbedWorker
@@ -54,6 +55,11 @@ class Classifier:
             return index.look(embedder.embed([text])[0], allowed, sticky)
 
         return await self._worker.run(look)
+
+    async def try_all(self) -> list[Tried]:
+        """Each example against the others; none where there is nothing to choose by."""
+        index = self._index
+        return [] if index is None else await self._worker.run(lambda _: index.try_all())
 
     async def close(self) -> None:
         """The worker belongs to the caller."""

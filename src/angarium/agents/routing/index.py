@@ -5,12 +5,12 @@ wins. Nothing is trained: an agent is added by computing the vectors of its exam
 """
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from angarium.agents.routing.embedders import Vectors
+from angarium.agents.routing.lint import Example, Tried
 from angarium.agents.routing.rules import Guess
 from angarium.limits import ROUTE_FITTED_MAX
 
@@ -21,22 +21,6 @@ _CENTRE_AFTER = 40  # So many examples count half in their common mean.
 _TINY = 1e-9
 _MEANT = 0.5  # What is for nobody, and as near to an example, is for that agent.
 _BLOCK = 256  # Examples compared with all others at once.
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    agent: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Tried:
-    """One example, looked at as if it were a message: who would have got it."""
-
-    example: Example
-    guess: str
-    like: str
-    nearest: float
 
 
 class ExampleIndex:

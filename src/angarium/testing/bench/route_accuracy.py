@@ -24,7 +24,8 @@ import numpy as np
 from angarium.agents.declared import Declared, Routing
 from angarium.agents.registry import Registry
 from angarium.agents.routing.classifier import Classifier
-from angarium.agents.routing.index import Example, ExampleIndex
+from angarium.agents.routing.index import ExampleIndex
+from angarium.agents.routing.lint import Example
 from angarium.agents.routing.nobody import NOBODY
 from angarium.agents.routing.router import Router
 from angarium.agents.routing.rules import Facts, ToAgent
