@@ -56,6 +56,8 @@ def service(data: Path, gateway: Any) -> AgentService:
         read_file=nothing,
         secret=b"",
         guard=nothing,
+        operators=nothing,
+        trail=nothing,
     )
     made.gateway = gateway
     api: Any = ApiOfTheTest()
