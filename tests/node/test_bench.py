@@ -66,6 +66,8 @@ FIGURES = {
     },
 }
 
+DIFFERENCES = {"at_once_kb", "overhead_us"}  # Of two measurements: noise may turn them round.
+
 
 def bench(*arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "angarium", "bench", *arguments]
@@ -92,7 +94,8 @@ def test_a_benchmark_prints_one_object_with_the_figures_promised(name: str) -> N
     assert set(found["figures"]) == FIGURES[name]
     offline = found["figures"].pop("offline_at_drain", 0)
     assert offline == 0
-    assert all(value > 0 for value in found["figures"].values())
+    certain = {n: value for n, value in found["figures"].items() if n not in DIFFERENCES}
+    assert all(value > 0 for value in certain.values()), certain
     if name == "journey":
         figures = found["figures"]
         assert figures["first_part_p50_ms"] <= figures["first_part_p99_ms"]
