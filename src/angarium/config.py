@@ -76,7 +76,8 @@ class Settings(BaseSettings):
     )
     kms_url: str = Field("", description="Key service; empty: `local://` in the data folder.")
     agents: str = Field(
-        "angarium.examples", description="Module or file whose agents the gateway runs."
+        "angarium.examples",
+        description="Module, Python file or TOML file whose agents the gateway runs.",
     )
     default_agent: str = Field("", description="Agent for new conversations; empty: the first.")
     drain_wait_s: float = Field(

@@ -389,6 +389,7 @@ KUBE_OBJECTS_MAX = 5000  # Of one kind. More: TooLarge, the last known state sta
 KUBE_LINE_BYTES_MAX = 2 * 1024 * 1024  # One event of a watch. More: everything is listed again.
 KUBE_ANSWER_S = 5.0  # To connect, and to answer; the API is away then.
 KUBE_WATCH_S = 60  # The API ends a watch then, and the next one goes on from there.
+KUBE_WATCH_S_MIN = 1.0  # One that ends earlier is followed by a pause.
 KUBE_WATCH_LATE_S = 10.0  # A watch that says nothing for so much longer is dead.
 KUBE_RELIST_S = 290.0  # Everything is listed again then, whatever the watches said; or earlier.
 KUBE_REWATCHES = 3  # Failures in a row; then everything is listed again.

@@ -152,8 +152,8 @@ def _say_how(node: Node, out: Console, data: Path | None) -> None:
     if not settings.twilio_account_sid:
         rows.append(("WhatsApp", f"angarium phone{where}"))
     rows += [
+        ("OpenAI", f"{node.http_url}/v1, with a token of `angarium token` and model = agent"),
         ("HTTP API", f"{node.http_url}/openapi.json"),
-        ("metrics", f"{node.http_url}/metrics"),
     ]
     for name, command in rows:
         out.print(f"  {name:<10} {escape(command)}")

@@ -185,6 +185,14 @@ def check_agents(settings: Settings) -> Finding:
                 "fail", "agents", f"{name}:{error.lineno}: {error.msg}", "correct it"
             )
         return Finding("ok", "agents", name)
+    if name.endswith(".toml"):
+        from angarium.agents.loading import load_declared
+
+        try:
+            load_declared(name)
+        except Misconfigured as error:
+            return Finding("fail", "agents", str(error), "correct it")
+        return Finding("ok", "agents", name)
     try:
         importlib.import_module(name)
     except Exception as error:  # It is the user's code: anything may be wrong with it.

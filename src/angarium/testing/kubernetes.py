@@ -40,7 +40,8 @@ class FakeKubernetes:
     """Holds objects by kind (the end of their path) and tells watchers what happens to them.
 
     `mood` is how it answers new requests: well, busy (503), hang (never), garbage (no JSON),
-    forbidden (403), cut (closes the connection). `tokens`, when set, are those let in.
+    forbidden (403), cut (closes the connection). `tokens`, when set, are those let in; kinds in
+    `silent` are never answered.
     """
 
     KNATIVE = "/apis/serving.knative.dev/v1/services"
@@ -52,11 +53,12 @@ class FakeKubernetes:
         self.kinds = [self.KNATIVE, self.REVISIONS, self.SERVICES, self.SLICES]
         self.mood: Mood = "well"
         self.tokens: set[str] = set()
+        self.silent: set[str] = set()
         self.asked: list[Asked] = []
         self.port = 0
         self.moved = asyncio.Event()  # Set at each request, and when a watch begins or ends.
         self._version = 10
-        self._forgotten = 0  # Older versions than this are too old to watch from.
+        self.watch_from = 0  # Older versions than this are too old to watch from.
         self._objects: dict[tuple[str, str, str], Json] = {}
         self._history: list[tuple[int, str, Json]] = []
         self._watchers: list[Watcher] = []
@@ -126,7 +128,7 @@ class FakeKubernetes:
 
     def forget(self) -> None:
         """Compact the history: a watch from an older version gets 410."""
-        self._forgotten = self._version
+        self.watch_from = self._version
         self._history.clear()
 
     def expire(self) -> None:
@@ -191,7 +193,7 @@ class FakeKubernetes:
         self.moved.set()
         if self.tokens and asked.token not in self.tokens:
             return await _send(writer, 401, b'{"code":401}')
-        match self.mood:
+        match "hang" if asked.path in self.silent else self.mood:
             case "busy":
                 return await _send(writer, 503, b'{"code":503}')
             case "forbidden":
@@ -215,7 +217,7 @@ class FakeKubernetes:
                 writer, 200, json.dumps(self._list(asked, kind, namespace)).encode()
             )
         since = int(asked.query.get("resourceVersion") or 0)
-        if since < self._forgotten:
+        if since < self.watch_from:
             return await _send(writer, 410, b'{"code":410}')
         watcher = Watcher(kind, asked.query.get("labelSelector", ""), namespace)
         for version, said, found in self._history:

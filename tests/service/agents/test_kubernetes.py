@@ -244,14 +244,14 @@ def test_while_the_api_is_away_what_was_found_stays_and_it_is_asked_with_pauses(
     with_cluster(scenario, (KNATIVE, ksvc("a")))
 
 
-def test_until_everything_was_listed_nothing_is_taken_away(monkeypatch):
-    monkeypatch.setattr("angarium.agents.discovery.kube_api.KUBE_ANSWER_S", 0.2)
-
+def test_until_everything_was_listed_nothing_is_taken_away():
     async def run():
         async with FakeKubernetes() as kube:
-            kube.mood = "hang"
+            kube.put(KNATIVE, ksvc("a"))
+            kube.silent = {SLICES}
             async with following(kube) as cluster:
                 cluster.registry.discover("kubernetes", [agent("kept")])
+                await cluster.watched(3)  # The other kinds are known.
                 await asyncio.sleep(0.1)
                 assert cluster.registry.names == ("kept",)
 
@@ -298,6 +298,22 @@ def test_everything_is_listed_again_after_a_while_whatever_the_watches_say(monke
         await cluster.moved(lambda: cluster.kube.count(watch=False) >= lists + 4, 10)
 
     with_cluster(scenario, (KNATIVE, ksvc("a")))
+
+
+@pytest.mark.slow
+def test_where_watches_never_work_lists_are_asked_for_with_growing_pauses():
+    async def run():
+        async with FakeKubernetes() as kube:
+            kube.put(KNATIVE, ksvc("a"))
+            kube.watch_from = 10**9  # Whatever version is asked from, it is too old.
+            async with following(kube) as cluster:
+                await cluster.see("a", within_s=5)
+                await asyncio.sleep(1.5)
+                assert 8 <= kube.count(watch=False) <= 20  # Of four kinds.
+                kube.put(KNATIVE, ksvc("b"))
+                await cluster.see("a", "b", within_s=10)
+
+    asyncio.run(run())
 
 
 def test_a_cluster_without_knative_has_its_plain_services_found():

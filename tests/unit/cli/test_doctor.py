@@ -63,6 +63,16 @@ def test_wrong_settings_are_told_with_advice(
     assert "short" not in finding.advice
 
 
+def test_a_toml_file_of_agents_is_read_and_its_mistake_told(tmp_path: Path) -> None:
+    path = tmp_path / "agents.toml"
+    path.write_text("[agents.a]\ntype = 'robot'")
+
+    finding = found(tmp_path, "agents", agents=str(path))
+
+    assert finding.level == "fail"
+    assert "[agents.a]: type is one of" in finding.sentence
+
+
 def test_an_agents_file_that_does_not_compile_is_told_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "agents.py"
     path.write_text("x = 1\ndef broken(:\n")

@@ -16,6 +16,7 @@ from angarium.limits import (
     KUBE_RETRY_MIN_S,
     KUBE_REWATCHES,
     KUBE_WATCH_S,
+    KUBE_WATCH_S_MIN,
 )
 
 T = TypeVar("T")
@@ -56,14 +57,13 @@ class Follower(Generic[T]):
         """Keep in step until cancelled; raises nothing of the API's making."""
         failures = 0
         while True:
+            lively = False
             try:
                 if failures > KUBE_REWATCHES or self._clock.monotonic_s() >= self._due_s:
                     await self._list()
-                    failures = 0
                 lively = await self._watch()
             except TooOld:
-                self._due_s = 0.0  # And with a pause, where the next list is no better.
-                lively = False
+                self._due_s = 0.0
             except AngariumError as error:
                 self._say(error)
                 if isinstance(error, BadReply):
@@ -71,7 +71,7 @@ class Follower(Generic[T]):
                 if isinstance(error, NotFound | Forbidden):
                     self.listed.set()
                     self._changed()
-                lively = False
+            # Lists that work and watches that do not are asked for less and less often, too.
             failures = 0 if lively else failures + 1
             if not lively:
                 await asyncio.sleep(self._pause_s(failures))
@@ -92,16 +92,14 @@ class Follower(Generic[T]):
             self._changed()
 
     async def _watch(self) -> bool:
-        """One watch, to its end. Whether it was worth something: told us news, or lasted."""
+        """One watch, to its end. Whether it lasted as a watch does."""
         began_s = self._clock.monotonic_s()
         watch_s = max(1, min(KUBE_WATCH_S, round(self._due_s - began_s)))
-        news = False
         changes = self._api.watch(self._path, self._selector, self._version, watch_s)
         async with aclosing(changes):
             async for change in changes:
                 self._apply(change)
-                news = True
-        return news or self._clock.monotonic_s() - began_s >= min(1.0, watch_s / 2)
+        return self._clock.monotonic_s() - began_s >= min(KUBE_WATCH_S_MIN, watch_s / 2)
 
     def _apply(self, change: Change) -> None:
         metadata = change.object.get("metadata")
