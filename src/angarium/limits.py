@@ -337,6 +337,15 @@ A2A_CONNECT_S = 2.0
 A2A_CALL_S = 30.0  # One call without a stream. Over it: Unavailable.
 A2A_CANCEL_S = 3.0  # Telling a remote agent that nobody waits any more.
 
+# Agents of our own, served over A2A.
+A2A_TASK_KEPT_S = 7 * 24 * 3600  # After its last change; then it is not found.
+A2A_TASKS_PER_PERSON_MAX = 64  # With one agent. More: the oldest is forgotten.
+A2A_TASK_BYTES_MAX = 1024 * 1024  # As it is kept; files, then artifacts, are left out.
+A2A_TASK_ID_CHARS_MAX = 64  # A longer name is none of ours.
+A2A_ALIVE_EVERY_S = 5.0  # How often a node says that a task still runs there.
+A2A_DEAD_AFTER_S = 20.0  # A task nobody says so of was running on a node that is gone.
+A2A_PARKED_S = 300.0  # In memory after a question; then it waits in the store alone.
+
 # Housekeeping of a node. Webhooks are kept for deduplication as long as providers repeat them.
 HOUSEKEEPING_EVERY_S = 600.0
 WEBHOOK_KEPT_S = 8 * 24 * 3600

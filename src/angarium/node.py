@@ -307,6 +307,7 @@ class Node:
         async def make_endpoint(sink: Sink, fence: Fence) -> Endpoint:
             return self._endpoint(self.gateway_user, "gateway", sealer, sink, fence)
 
+        self._http_port()  # Cards hold it.
         self.agents = agents = AgentService(
             settings=self.settings,
             store=self.store,
@@ -320,6 +321,7 @@ class Node:
             guard=Guard(self.tokens, self.limiter),
             operators=Guard(self.tokens, Limiter(API_REQUESTS_PER_MINUTE, self.clock)),
             trail=AuditTrail(audit=self.store.audit, clock=self.clock, secret=self.secret),
+            base_url=self.settings.public_base_url or self.http_url,
             peers=self.wire.peers,
             cache=self.wire.cache,
         )

@@ -20,6 +20,7 @@ from angarium.server.auth import Tokens
 from angarium.server.guard import Guard
 from angarium.server.health import Health
 from angarium.server.roles import Roles
+from angarium.server.routes_a2a import A2ARoutes
 from angarium.server.routes_agents import AgentsRoutes
 from angarium.server.routes_openai import OpenAIRoutes
 from angarium.server.routes_takeover import TakeoverRoutes
@@ -60,7 +61,17 @@ def routes() -> set[tuple[str, str]]:
         guard=guard,
     )
     more = [openai.router(), agents.router(), takeover.router()]
-    routers = [*api_routers(parts), *more]
+    a2a = A2ARoutes(
+        registry=nothing,
+        runner=nothing,
+        vault=nothing,
+        sealer=nothing,
+        clock=clock,
+        guard=guard,
+        base_url="",
+        version="",
+    )
+    routers = [*api_routers(parts), *more, *a2a.routers()]
     app = make_app(version="0", health=Health({}), metrics=Metrics(), routers=routers)
     paths = app.openapi()["paths"]
     return {(method.upper(), path) for path, methods in paths.items() for method in methods}

@@ -42,6 +42,9 @@ class ApiOfTheTest:
     async def sweep(self) -> None:
         await asyncio.Event().wait()
 
+    async def close(self) -> None:
+        """Nothing runs."""
+
 
 def service(data: Path, gateway: Any) -> AgentService:
     nothing: Any = None
@@ -58,6 +61,7 @@ def service(data: Path, gateway: Any) -> AgentService:
         guard=nothing,
         operators=nothing,
         trail=nothing,
+        base_url="",
     )
     made.gateway = gateway
     api: Any = ApiOfTheTest()

@@ -1,6 +1,7 @@
 """The HTTP doors to a node's agents: who answers there, and what is kept of it."""
 
 import asyncio
+from importlib.metadata import version
 
 from fastapi import APIRouter
 
@@ -16,6 +17,7 @@ from angarium.errors import AngariumError
 from angarium.kms.contract import Sealer
 from angarium.limits import HOUSEKEEPING_EVERY_S
 from angarium.server.guard import Guard
+from angarium.server.routes_a2a import A2ARoutes, a2a_is_installed
 from angarium.server.routes_openai import OpenAIRoutes
 from angarium.storage.contract import Vault
 from angarium.telemetry.log import get_logger
@@ -36,17 +38,36 @@ class AgentApi:
         sealer: Sealer,
         clock: Clock,
         guard: Guard,
+        base_url: str,
     ) -> None:
         self._registry, self._router, self._clock = registry, router, clock
         self._guard, self._shelf = guard, Shelf(vault, sealer, clock)
         self.runner = DirectRunner(registry, ward, clock, other=self._other)
+        self._a2a: A2ARoutes | None = None
+        if a2a_is_installed():
+            self._a2a = A2ARoutes(
+                registry=registry,
+                runner=self.runner,
+                vault=vault,
+                sealer=sealer,
+                clock=clock,
+                guard=guard,
+                base_url=base_url,
+                version=version("angarium"),
+            )
 
     def routers(self) -> list[APIRouter]:
         requests = Requests(self._registry, self.runner, self._shelf, self._clock, self._choose)
         openai = OpenAIRoutes(
             requests=requests, registry=self._registry, clock=self._clock, guard=self._guard
         )
-        return [openai.router()]
+        a2a = self._a2a.routers() if self._a2a is not None else []
+        return [openai.router(), *a2a]
+
+    async def close(self) -> None:
+        """End the tasks that run; before the server stops, which their streams would hold."""
+        if self._a2a is not None:
+            await self._a2a.close()
 
     async def sweep(self) -> None:
         """Drop kept requests whose time is over, now and again, until cancelled."""

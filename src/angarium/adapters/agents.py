@@ -64,13 +64,14 @@ class AgentService:
         guard: Guard,
         operators: Guard,
         trail: AuditTrail,
+        base_url: str,
         peers: BreakerPeers | None = None,
         cache: Cache | None = None,
     ) -> None:
         self._settings, self._store, self._clock = settings, store, clock
         self._sealer, self._owner, self._user = sealer, owner, user
         self._make_endpoint, self._read_file = make_endpoint, read_file
-        self._guard = guard
+        self._guard, self._base_url = guard, base_url
         self._operators, self._trail = operators, trail
         self._is_open = False
         self._route_cache, self._cache = RouteCache(secret, clock, cache), cache
@@ -124,6 +125,7 @@ class AgentService:
             sealer=self._sealer,
             clock=self._clock,
             guard=self._guard,
+            base_url=self._base_url,
         )
         doors = AgentsRoutes(look=self.look, trail=self._trail, guard=self._operators)
         takeover = TakeoverRoutes(
@@ -168,6 +170,7 @@ class AgentService:
         finally:
             self._is_open = False
             try:
+                await self.api.close()
                 await gateway.close(grace_s=5.0)
             finally:
                 for task in beside:

@@ -122,7 +122,10 @@ def configure_logging(
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         library = logging.getLogger(name)
         library.handlers[:], library.propagate = [], True
-    for name in ("httpx2", "httpcore2", "asyncio", "picows", "uvicorn", "uvicorn.error"):
+    # The A2A SDK logs what callers sent, when it cannot be read or an agent fails at it.
+    logging.getLogger("a2a").setLevel(logging.CRITICAL + 1)
+    clients = ("httpx", "httpcore", "httpx2", "httpcore2")
+    for name in (*clients, "asyncio", "picows", "uvicorn", "uvicorn.error"):
         # These write addresses and paths at `info`, which may name people.
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
 

@@ -1,9 +1,7 @@
 """Our gateway calls a real A2A agent: whatever it does, the person is answered once."""
 
 import asyncio
-import importlib.util
 import sys
-from pathlib import Path
 
 import pytest
 from a2a.utils.signing import create_agent_card_signer
@@ -21,13 +19,7 @@ from angarium.errors import BadCard, Misconfigured
 from angarium.limits import A2A_CARD_KEPT_S
 from angarium.testing.agents import AgentWorld
 
-_spec = importlib.util.spec_from_file_location(
-    "a2a_peer", Path(__file__).parent / "a2a_peer.py"
-)
-a2a_peer = importlib.util.module_from_spec(_spec)
-sys.modules[_spec.name] = a2a_peer
-_spec.loader.exec_module(a2a_peer)
-Peer = a2a_peer.Peer
+from .a2a_peer import Peer
 
 pytestmark = pytest.mark.slow
 SOON = Patience(first_event_s=15, turn_s=20, retry_min_s=0, retry_max_s=0)
