@@ -123,11 +123,13 @@ class DirectRunner:
         used: Used = use_freely,
         other: Other = nobody_else,
         runs_max: int = DIRECT_RUNS_MAX,
+        place_wait_s: float = DIRECT_PLACE_WAIT_S,
         new_key: Callable[[], str] = lambda: uuid.uuid4().hex,
     ) -> None:
         self._registry, self._ward, self._clock = registry, ward, clock
         self._admit, self._used, self._other = admit, used, other
-        self._runs_max, self._new_key = runs_max, new_key
+        self._runs_max, self._place_wait_s = runs_max, place_wait_s
+        self._new_key = new_key
         self._running = 0
         self._of: dict[str, int] = {}  # By person.
 
@@ -270,7 +272,7 @@ class DirectRunner:
     async def _enter(self, stack: AsyncExitStack, agent: AgentKind) -> None:
         """One of the agent's places, or Busy: whoever waits here holds a connection."""
         try:
-            async with asyncio.timeout(DIRECT_PLACE_WAIT_S):
+            async with asyncio.timeout(self._place_wait_s):
                 await stack.enter_async_context(self._ward.place(agent))
         except TimeoutError:
             raise Busy(f"{agent.name} has too much to do", BUSY_AFTER_MS) from None

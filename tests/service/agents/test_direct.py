@@ -26,7 +26,12 @@ from angarium.errors import (
     TooLarge,
     Unavailable,
 )
-from angarium.limits import DIRECT_HISTORY_MAX, TURN_TEXT_CHARS_MAX
+from angarium.limits import (
+    DIRECT_HISTORY_MAX,
+    DIRECT_RUNS_PER_PERSON_MAX,
+    TURN_TEXT_CHARS_MAX,
+)
+from angarium.resilience import BREAKER_CALLS_MIN
 
 ADA = Person("@ada:x", "Ada")
 
@@ -224,6 +229,57 @@ def test_more_requests_than_the_bound_are_told_to_come_again() -> None:
             with pytest.raises(Busy):
                 await said(runner, "echo")
         assert await said(runner, "echo") == [Text("Ada: hi"), Done()]
+
+    asyncio.run(scenario())
+
+
+def test_one_person_may_not_take_all_the_runs() -> None:
+    async def scenario() -> None:
+        runner = made(echo)
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(DIRECT_RUNS_PER_PERSON_MAX):
+                run = runner.run("echo", "hi", (), ADA)
+                await stack.enter_async_context(contextlib.aclosing(run))
+                await anext(run)
+            with pytest.raises(Busy):
+                await said(runner, "echo")
+            other = runner.run("echo", "hi", (), Person("@bo:x", "Bo"))
+            assert [event async for event in other] == [Text("Bo: hi"), Done()]
+        assert await said(runner, "echo") == [Text("Ada: hi"), Done()]
+
+    asyncio.run(scenario())
+
+
+def test_who_waits_too_long_for_a_place_is_told_and_the_agent_not_blamed() -> None:
+    async def endless(turn: Any) -> AsyncIterator[str]:
+        yield "one"
+        await asyncio.Event().wait()
+
+    async def scenario() -> None:
+        runner = made(endless, terms={"at_once": 1}, place_wait_s=0.01)
+        async with contextlib.aclosing(runner.run("endless", "hi", (), ADA)) as first:
+            await anext(first)
+            for _ in range(10):
+                with pytest.raises(Busy):
+                    await said(runner, "endless")
+        async with contextlib.aclosing(runner.run("endless", "hi", (), ADA)) as again:
+            assert await anext(again) == Text("one")
+
+    asyncio.run(scenario())
+
+
+def test_an_agent_that_times_out_again_and_again_is_broken_off() -> None:
+    async def sleeper(turn: Any) -> str:
+        await asyncio.Event().wait()
+        return "never"
+
+    async def scenario() -> None:
+        runner = made(sleeper, terms={"first_event_s": 0.001})
+        for _ in range(BREAKER_CALLS_MIN):
+            with pytest.raises(AgentTimedOut):
+                await said(runner, "sleeper")
+        with pytest.raises(Unavailable):
+            await said(runner, "sleeper")
 
     asyncio.run(scenario())
 

@@ -61,19 +61,21 @@ def stream(*pieces: str | bytes, broken: bool = False) -> StreamingResponse:
 
 
 @asynccontextmanager
-async def opened(agent: Any, **named: Any) -> AsyncIterator[DirectRunner]:
-    """A runner of this one agent, opened and closed; it retries without waiting."""
+async def opened(*agents: Any, **named: Any) -> AsyncIterator[DirectRunner]:
+    """A runner of these agents, opened and closed; it retries without waiting."""
     clock = ManualClock()
 
     async def sleep(_seconds: float) -> None:
         """No time passes."""
 
     ward = Ward(clock, sleep=sleep)
-    await agent.open(ward)
+    for agent in agents:
+        await agent.open(ward)
     try:
-        yield DirectRunner(Registry([agent]), ward, clock, **named)
+        yield DirectRunner(Registry(agents), ward, clock, **named)
     finally:
-        await agent.close()
+        for agent in agents:
+            await agent.close()
 
 
 async def events(

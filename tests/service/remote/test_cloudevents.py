@@ -32,6 +32,7 @@ from angarium.errors import (
     Unavailable,
 )
 from angarium.limits import AGENT_TRIES, REMOTE_QUESTIONS_MAX
+from angarium.resilience import BREAKER_CALLS_MIN
 
 from .services import ADA, Service, answer, events, opened, stream
 
@@ -350,12 +351,39 @@ def test_a_service_that_is_not_there_is_unavailable() -> None:
 def test_a_provider_that_is_down_is_broken_off_for_all_agents_on_it() -> None:
     async def scenario() -> None:
         async with Service(lambda *_: Response(status_code=503)) as service:
+            first, other = (
+                billing(service.url),
+                Remote.cloudevents("b", "B", service.url + "/b"),
+            )
+            async with opened(first, other) as runner:
+                for _ in range(3):
+                    with pytest.raises(Unavailable):
+                        await events(runner, first)
+                called = len(service.heard)
+                assert called == BREAKER_CALLS_MIN < 3 * AGENT_TRIES
+                with pytest.raises(Unavailable):
+                    await events(runner, other)
+                assert len(service.heard) == called, "nobody called it for the other one"
+
+    asyncio.run(scenario())
+
+
+def test_a_provider_that_answers_more_often_than_not_is_called_on() -> None:
+    replies = [200] * 10 + [503] * 9 + [200]
+
+    def some(request: Request, body: bytes) -> Response:
+        return Response("ok", replies.pop(0), media_type="text/plain")
+
+    async def scenario() -> None:
+        async with Service(some) as service:
             agent = billing(service.url)
             async with opened(agent) as runner:
-                for _ in range(8):
+                for _ in range(10):
+                    await events(runner, agent)
+                for _ in range(3):
                     with pytest.raises(Unavailable):
                         await events(runner, agent)
-                assert len(service.heard) < 8 * AGENT_TRIES
+                assert await events(runner, agent) == [Text("ok"), Done()]
 
     asyncio.run(scenario())
 

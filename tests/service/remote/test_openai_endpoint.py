@@ -11,6 +11,7 @@ import openai
 import pytest
 
 from angarium.agents.contract import Media, Status, Usage
+from angarium.agents.requests import question_name
 from angarium.errors import RateLimited, Unavailable
 from angarium.limits import KEPT_REQUEST_S, KEPT_REQUESTS_PER_PERSON_MAX, TURN_TEXT_CHARS_MAX
 
@@ -274,6 +275,17 @@ def test_a_question_in_a_response_is_answered_by_the_one_that_follows() -> None:
             model="echo", input="so?", previous_response_id=third.id
         )
         assert last.output_text.startswith("[user: where?][agent: Sure. \n\nWhich order?")
+
+    with_client(scenario)
+
+
+def test_a_question_of_a_chat_is_no_response_to_follow() -> None:
+    async def scenario(served: Endpoint, client: openai.AsyncOpenAI) -> None:
+        first = await client.chat.completions.create(model="order", messages=asked("where?"))
+        said = first.choices[0].message.content or ""
+        name = question_name("order", [("user", "where?"), ("agent", said)])
+        with pytest.raises(openai.NotFoundError):
+            await client.responses.create(model="order", input="1", previous_response_id=name)
 
     with_client(scenario)
 

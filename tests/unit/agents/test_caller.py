@@ -1,5 +1,8 @@
 """What is known of an agent elsewhere before and after it is called. No network."""
 
+import asyncio
+from collections.abc import AsyncIterator
+
 import httpx2
 import pytest
 from pydantic import SecretStr
@@ -9,6 +12,7 @@ from angarium.agents.kinds.caller import (
     check_url,
     media_type,
     parse_json,
+    read_body,
     retry_after_ms,
     secret_of,
 )
@@ -61,6 +65,27 @@ def test_a_status_is_an_error_of_ours(status: int, error: type[Exception]) -> No
         check_status(httpx2.Response(status, content=b"secret"), NOW_MS)
     assert type(caught.value) is error
     assert "secret" not in str(caught.value)
+
+
+def test_a_body_over_its_bound_is_left_where_it_is() -> None:
+    read: list[int] = []
+
+    async def body() -> AsyncIterator[bytes]:
+        for _ in range(100):
+            read.append(1)
+            yield b"x" * 10
+
+    async def scenario() -> None:
+        declared = {"content-length": "1000"}
+        with pytest.raises(TooLarge):
+            await read_body(httpx2.Response(200, headers=declared, content=body()), 100)
+        assert not read, "it said itself that it is too long"
+        with pytest.raises(TooLarge):
+            await read_body(httpx2.Response(200, content=body()), 100)
+        assert len(read) == 11
+        assert len(await read_body(httpx2.Response(200, content=body()), 1000)) == 1000
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("status", [200, 202, 204])

@@ -94,6 +94,16 @@ def test_a_token_is_minted_for_the_folder(
     assert principal.scopes == {"user", "admin"}
 
 
+def test_a_token_for_agents_alone_does_not_act_as_the_user(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert call("token", "ada", "--agents-only", "--data", str(tmp_path / "data")) == 0
+
+    tokens = Tokens(load_or_make_secret(tmp_path / "data"), SystemClock())
+    principal = tokens.verify(capsys.readouterr().out.strip())
+    assert principal.scopes == {"agents"}
+
+
 def test_a_name_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("token", "Ada Lovelace", "--data", "d") == 2
     assert "error[malformed]" in capsys.readouterr().err
