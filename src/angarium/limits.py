@@ -154,6 +154,9 @@ AGENT_STOP_S = 5.0  # To clean up when its turn is over; then it is left alone, 
 BURST_QUIET_S = 0.8  # Of a person who writes in pieces, before the answer to all is begun ...
 BURST_WAIT_MAX_S = 5.0  # ... but never longer than this.
 BURST_MESSAGES_MAX = 16  # Joined in one turn; the next one waits for its own.
+DEAD_TURNS_KEPT_S = 7 * 24 * 3600  # A failed turn may be replayed so long ...
+DEAD_TURNS_MAX = 10_000  # ... of all, the newest so many.
+REPLAYS_MAX = 100  # Of one turn. More: the order is dropped.
 TURN_STALE_S = 15 * 60  # Older messages get no surprise answer.
 # How long people wait for another gateway or bridge when one dies. Shorter, and an agent that
 # holds up its process, or a store that elects a primary, would cost turns that run again.

@@ -36,6 +36,8 @@ from angarium.kms.local import open_kms
 from angarium.kms.sealer import DataKeySealer
 from angarium.limits import (
     API_REQUESTS_PER_MINUTE,
+    DEAD_TURNS_KEPT_S,
+    DEAD_TURNS_MAX,
     EVENTS_PER_S,
     EVENTS_PER_S_SERVICE,
     HOUSEKEEPING_EVERY_S,
@@ -415,6 +417,7 @@ class Node:
                 now_ms = self.clock.now_ms()
                 await self.store.blobs.expire(now_ms)
                 await self.store.webhooks.forget(now_ms - WEBHOOK_KEPT_S * 1000)
+                await self.store.turns.bury(now_ms - DEAD_TURNS_KEPT_S * 1000, DEAD_TURNS_MAX)
             except AngariumError as error:
                 log.warning("housekeeping.delayed", code=error.code)
             await asyncio.sleep(HOUSEKEEPING_EVERY_S)

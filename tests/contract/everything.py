@@ -86,7 +86,7 @@ async def _work(store: Any, now_ms: int) -> None:
         [PutRecord("gateway", f"session/{n}", bytes([n]) * 9) for n in range(4)]
         + [PutRecord("gateway", "session/1", b"later", 1), DropRecord("gateway", "session/2")]
         + [PutTurn(turn) for turn in turns]
-        + [PutTurn(Turn(TALK, 1, GATEWAY, "failed", b"", reason="why", reply=b"r"))]
+        + [PutTurn(Turn(TALK, 1, GATEWAY, "failed", b"", reason="why", trace=b"r"))]
         + [PutDelivery(delivery) for delivery in deliveries]
         + [
             PutDelivery(

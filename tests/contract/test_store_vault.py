@@ -267,6 +267,29 @@ def test_recent_turns_come_newest_first_and_by_state(with_store: Any) -> None:
     with_store(scenario)
 
 
+def test_failed_turns_are_buried_by_age_and_count_and_nothing_else_is(with_store: Any) -> None:
+    async def scenario(opened: Any) -> None:
+        for n in range(1, 7):
+            state: TurnState = "running" if n == 1 else "failed"
+            turn = replace(TURN, sequence=n, state=state, updated_ms=100 * n)
+            await opened.store.vault.write([PutTurn(turn)])
+        turns = opened.store.turns
+        assert await turns.bury(0, 10) == 0
+        assert await turns.bury(300, 10) == 1  # The second; the first is not failed.
+        assert await turns.bury(300, 2) == 2  # The third and fourth.
+        assert await turns.bury(300, 2) == 0
+        left = {
+            t.sequence: (t.body, t.progress) for t in await opened.other.turns.list_recent(9)
+        }
+        assert [n for n, kept in left.items() if kept == (b"", b"")] == [4, 3, 2]
+        buried = await turns.find("c-1", 2)
+        assert buried == replace(
+            TURN, sequence=2, state="failed", updated_ms=200, body=b"", progress=b""
+        )
+
+    with_store(scenario)
+
+
 # --- deliveries ---
 
 

@@ -11,7 +11,7 @@ import msgspec
 
 from angarium.agents.attempt import Joined, Stopped
 from angarium.agents.contract import AgentKind
-from angarium.agents.guard import STILL_BUSY, Admit, check_inbound
+from angarium.agents.guard import CANCELLED, STILL_BUSY, Admit, check_inbound
 from angarium.agents.ledger import Extra, Journal
 from angarium.agents.memory import after_exchange
 from angarium.agents.records import Desk, OpenTurn
@@ -171,7 +171,9 @@ class Burst:
                 for record in self._waiting
             ]
             await self._replies.finish(by, STOPPED, reason=STOP, also=ended)
-        elif by is not None:
+        elif by is None:
+            await self._replies.apologise(turn, CANCELLED, state="cancelled")
+        else:
             # The next answer may need to know what was asked before.
             agent = turn.record.agent
             memory = turn.notes.memory(agent)

@@ -8,12 +8,13 @@ import msgspec
 from angarium.agents.attendant import Attendant
 from angarium.agents.bursts import NOTHING_RUNS, STOP, STOPPED, is_stop
 from angarium.agents.controls import LANE
-from angarium.agents.guard import BROKEN, UNREAD, Admit, check_inbound
+from angarium.agents.guard import BROKEN, CANCELLED, UNREAD, Admit, check_inbound
 from angarium.agents.ledger import Question
 from angarium.agents.memory import Route
+from angarium.agents.orders import TurnId, Verb, drop_order
 from angarium.agents.records import Desk, OpenTurn
 from angarium.agents.registry import Registry
-from angarium.agents.replies import Replies
+from angarium.agents.replies import SEAL_BROKEN, Replies
 from angarium.agents.routing.router import Router
 from angarium.agents.routing.rules import (
     Facts,
@@ -29,7 +30,7 @@ from angarium.agents.routing.rules import (
 from angarium.agents.turns import TurnRunner
 from angarium.errors import NotFound, Untrusted
 from angarium.ids import ConversationId, UserId, reply_key
-from angarium.limits import QUESTION_KEPT_S, TURN_STALE_S, UNREAD_TOLD_EVERY_S
+from angarium.limits import QUESTION_KEPT_S, REPLAYS_MAX, TURN_STALE_S, UNREAD_TOLD_EVERY_S
 from angarium.storage.contract import TURN_FINAL, PutTurn, Turn, TurnState, Write
 
 RESET_DONE = "Done. I have forgotten this conversation; ask me anything."
@@ -48,6 +49,7 @@ class Dispatcher:
         router: Router,
         admit: Admit,
     ) -> None:
+        self._orders: dict[TurnId, Verb] = {}
         self._desk, self._replies, self._runner = desk, replies, runner
         self._attendant = attendant
         self._registry, self._router, self._admit = registry, router, admit
@@ -60,6 +62,9 @@ class Dispatcher:
             await self._attendant.attend(conversation)
             return None
         record = await self._desk.turns.find(conversation, sequence)
+        verb = self._orders.pop((conversation, sequence), None)
+        if verb is not None:
+            record = await self._obey(verb, conversation, sequence, record)
         if record is None or record.state == "waiting" or record.state in TURN_FINAL:
             return None
         turn = await self._open(record)
@@ -72,6 +77,37 @@ class Dispatcher:
         else:
             return await self._begin(turn)
         return None
+
+    def order(self, turn: TurnId, verb: Verb) -> None:
+        """An operator asks for it: done when `run` comes to this turn."""
+        self._orders[turn] = verb
+
+    async def _obey(
+        self, verb: Verb, conversation: ConversationId, sequence: int, record: Turn | None
+    ) -> Turn | None:
+        """Do what an operator asks, and say in the same write that it is done."""
+        done = drop_order((conversation, sequence))
+        if record is not None and verb == "replay" and record.state == "failed" and record.body:
+            turn = await self._open(record)
+            if turn is not None and turn.journal.replays < REPLAYS_MAX:
+                turn.journal.replays += 1
+                turn.journal.heard_ms = self._desk.clock.now_ms()
+                again = replace(
+                    record,
+                    state="running" if record.agent else "offered",
+                    attempts=0,
+                    progress=self._desk.seals.seal_journal(record, turn.journal),
+                    reason="replayed",
+                    updated_ms=self._desk.clock.now_ms(),
+                )
+                await self._desk.write(PutTurn(again), done)
+                return again
+        elif record is not None and verb == "cancel" and record.state not in TURN_FINAL:
+            turn = await self._open(record)
+            if turn is not None:
+                await self._replies.apologise(turn, CANCELLED, state="cancelled")
+        await self._desk.write(done)
+        return await self._desk.turns.find(conversation, sequence)
 
     async def give_up(self, conversation: ConversationId, sequence: int) -> None:
         """The gateway itself failed at this turn: end it with an apology."""
@@ -92,7 +128,7 @@ class Dispatcher:
                 self._desk.people.load(UserId(heard.sender)),
             )
         except (Untrusted, msgspec.DecodeError):
-            await self._replies.drop(record, "failed", "seal_broken")
+            await self._replies.drop(record, "failed", SEAL_BROKEN)
             return None
         return OpenTurn(record, heard, journal, notes, person)
 

@@ -14,6 +14,7 @@ from angarium.agents.handoff import HumanHours, Humans, Tell, tell_nobody
 from angarium.agents.lanes import Lanes
 from angarium.agents.memory import Notebook
 from angarium.agents.operators import Operators
+from angarium.agents.orders import SCOPE, read_order
 from angarium.agents.people import People
 from angarium.agents.recall import Embedder, Recall
 from angarium.agents.records import Desk, TurnSeals
@@ -271,6 +272,7 @@ class Gateway:
                 if self._attendant is not None:
                     for conversation in await self._attendant.overdue():
                         self._lanes.wake(conversation, LANE)
+                await self.take_orders()
             except AngariumError as error:
                 _log.warning("controls cannot be listed: %s", error.code)
             with suppress(TimeoutError):
@@ -287,6 +289,21 @@ class Gateway:
                 await asyncio.sleep(TURN_RETRY_MIN_S)
             else:
                 return
+
+    # --- operators ----------------------------------------------------------------------------
+
+    async def take_orders(self) -> None:
+        """Begin with what operators ask. Raises what the store raises."""
+        dispatcher, runner = self._dispatcher, self._runner
+        for record in await self._vault.read(SCOPE):
+            order = read_order(record)
+            if order is None or dispatcher is None or runner is None:
+                continue
+            place, verb = order
+            if verb == "cancel":
+                runner.cancel(place)
+            dispatcher.order(place, verb)
+            self._lanes.wake(*place)
 
     # --- lease --------------------------------------------------------------------------------
 

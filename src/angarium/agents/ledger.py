@@ -65,6 +65,7 @@ class Journal(msgspec.Struct, omit_defaults=True):
     stream: bytes = b""
     heard_ms: int = 0
     joined: list[Extra] = []  # In their order, after the turn's own message.
+    replays: int = 0  # How often an operator had it begun again after it had failed.
     answers: list[int] = []  # Sequences of the messages that answered its questions.
 
     def with_joined(self, extras: Sequence[Extra]) -> "Journal":
@@ -80,6 +81,12 @@ class Journal(msgspec.Struct, omit_defaults=True):
             heard_ms=newest.heard_ms,
         )
 
+    @property
+    def reply_part(self) -> int:
+        """The part of the reply or apology. That of a replay has another key than the apology
+        before it; the parts of its questions follow."""
+        return self.replays * (QUESTIONS_PER_TURN_MAX + 1)
+
     # --- questions --------------------------------------------------------------------------
 
     def find_question(self, name: str) -> Question | None:
@@ -92,7 +99,8 @@ class Journal(msgspec.Struct, omit_defaults=True):
         """Raises Refused when the turn has asked too often."""
         if len(self.questions) >= QUESTIONS_PER_TURN_MAX:
             raise Refused(f"more than {QUESTIONS_PER_TURN_MAX} questions in one turn")
-        asked = Question(name, text, len(self.questions) + 1, options, asked_ms)
+        part = self.reply_part + len(self.questions) + 1
+        asked = Question(name, text, part, options, asked_ms)
         self.questions.append(asked)
         return asked
 

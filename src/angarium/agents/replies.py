@@ -23,6 +23,7 @@ from angarium.limits import (
 from angarium.storage.contract import TURN_FINAL, PutTurn, Turn, TurnState, Write
 
 _log = logging.getLogger(__name__)
+SEAL_BROKEN = "seal_broken"
 DISCLOSURE = "You are talking to an AI agent."
 
 
@@ -30,7 +31,7 @@ class Replies:
     """Writes replies, questions and apologies. Every key follows from (conversation, sequence,
     agent, part), so a repetition after a crash is the same message and not a second one.
 
-    Reply and apology share part 0: a message never gets both.
+    Reply and apology share a part: a message never gets both, but by an operator's replay.
     """
 
     def __init__(self, desk: Desk) -> None:
@@ -53,6 +54,7 @@ class Replies:
         """
         final = self.final(turn.record, state, reason or turn.record.reason)
         route = turn.notes.route if route is None else route
+        route = route.answered(turn.record.sequence)
         if agent:
             route = route.spoken_to_by(turn.heard.sender, turn.journal.language)
         text, route = self._disclose(turn, text, route)
@@ -61,7 +63,7 @@ class Replies:
             await self._desk.write(*writes)
         else:
             body = Body(text=text, agent=agent, ref=turn.ref, refs=turn.refs)
-            await self._submit(turn, body, 0, writes)
+            await self._submit(turn, body, turn.journal.reply_part, writes)
         turn.record, turn.notes.route = final, route
 
     async def ask(self, turn: OpenTurn, question: Question) -> None:
@@ -115,14 +117,18 @@ class Replies:
         await self._desk.write(PutTurn(self.final(record, state, reason)))
 
     def final(self, record: Turn, state: TurnState, reason: str) -> Turn:
-        """The record of a turn that has ended like this."""
-        # The text has served; a record kept for operators holds none.
+        """The record of a turn that has ended like this.
+
+        The text has served, and goes; but what failed stays, sealed, to be replayed, until it
+        is buried.
+        """
+        dead = state == "failed" and reason != SEAL_BROKEN
         return replace(
             record,
             state=state,
             reason=reason,
-            body=b"",
-            progress=b"",
+            body=record.body if dead else b"",
+            progress=record.progress if dead else b"",
             updated_ms=self._desk.clock.now_ms(),
         )
 

@@ -41,6 +41,7 @@ from angarium.agents.contract import (
 from angarium.agents.draft import Draft, Place
 from angarium.agents.guard import (
     BROKEN,
+    CANCELLED,
     IN_CIRCLES,
     NO_AGENT,
     NOT_ALLOWED,
@@ -55,6 +56,7 @@ from angarium.agents.guard import (
 from angarium.agents.handoff import HUMAN, Humans, may_hand_to
 from angarium.agents.keeping import Starting, left, starting
 from angarium.agents.memory import Route
+from angarium.agents.orders import TurnId
 from angarium.agents.recall import Recall
 from angarium.agents.records import Desk, OpenTurn
 from angarium.agents.registry import Registry
@@ -116,12 +118,20 @@ class TurnRunner:
         self._suspects = asyncio.Lock()
         self._stirred: dict[ConversationId, Callable[[], None]] = {}
         self._strays: set[asyncio.Task[Outcome]] = set()
+        self._open: set[TurnId] = set()
+        self._cancelled: set[TurnId] = set()
 
     def stir(self, conversation: ConversationId) -> None:
         """There is a message behind the turn that is open there, if one is."""
         stir = self._stirred.get(conversation)
         if stir is not None:
             stir()
+
+    def cancel(self, turn: TurnId) -> None:
+        """An operator ends the turn, if it is open here."""
+        if turn in self._open:
+            self._cancelled.add(turn)
+            self.stir(turn[0])
 
     async def close(self) -> None:
         """End agents that did not end with their turn; wait for them, but not for ever."""
@@ -137,11 +147,17 @@ class TurnRunner:
         Of those that were begun TURN_SUSPECT_ATTEMPTS times and never ended, one at a time: a
         message that kills its process is counted out alone, and not with all that ran beside.
         """
-        if turn.record.attempts < TURN_SUSPECT_ATTEMPTS:
-            await self._run(turn)
-        else:
-            async with self._suspects:
+        place = turn.record.conversation, turn.record.sequence
+        self._open.add(place)
+        try:
+            if turn.record.attempts < TURN_SUSPECT_ATTEMPTS:
                 await self._run(turn)
+            else:
+                async with self._suspects:
+                    await self._run(turn)
+        finally:
+            self._open.discard(place)
+            self._cancelled.discard(place)
 
     async def _run(self, turn: OpenTurn) -> None:
         burst = Burst(self._desk, self._replies, self._admit, turn)
@@ -199,7 +215,7 @@ class TurnRunner:
         try:
             while True:
                 stirred.clear()
-                outcome = await burst.look(agent, self._behind(conversation))
+                outcome = await self._look(turn, agent, burst)
                 if isinstance(outcome, Stopped):
                     return outcome
                 if outcome is not None:
@@ -214,6 +230,14 @@ class TurnRunner:
                     await asyncio.wait_for(stirred.wait(), pause_s)
         finally:
             self._stirred.pop(conversation, None)
+
+    async def _look(
+        self, turn: OpenTurn, agent: AgentKind, burst: Burst
+    ) -> Joined | Stopped | None:
+        """What has come up while the turn is open."""
+        if (turn.record.conversation, turn.record.sequence) in self._cancelled:
+            return Stopped(None, CANCELLED.code)
+        return await burst.look(agent, self._behind(turn.record.conversation))
 
     def _quiet_s(self, turn: OpenTurn) -> float:
         """How long to wait for more pieces of what a person writes."""
@@ -279,7 +303,7 @@ class TurnRunner:
                 return Failed(attempt.late)
             burst.fixed = burst.fixed or attempt.fixed
             try:
-                outcome = await burst.look(agent, self._behind(turn.record.conversation))
+                outcome = await self._look(turn, agent, burst)
             except (Unavailable, StoreUnwritable) as error:
                 _log.warning("a message waits for the turn before it: %s", error.code)
                 outcome = None
@@ -426,10 +450,9 @@ def _is_cancelled() -> bool:
 
 def _keeps(turn: OpenTurn, agent: AgentKind) -> Route:
     """Who has the conversation after this answer; not whoever only stood in."""
-    route = turn.notes.route.answered(turn.record.sequence)
     if turn.journal.preface:
-        return route
-    return msgspec.structs.replace(route, agent=agent.name)
+        return turn.notes.route
+    return msgspec.structs.replace(turn.notes.route, agent=agent.name)
 
 
 async def _follow(

@@ -26,6 +26,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "phone": ("angarium.cli.admin:phone", "Be a WhatsApp user, on a simulated phone."),
     "token": ("angarium.cli.admin:token", "Print an access token for a user."),
     "db": ("angarium.cli.db:app", "Migrate, back up, restore, check, copy the store."),
+    "turns": ("angarium.cli.turns:app", "List agents' turns; replay or cancel one."),
     "doctor": ("angarium.cli.doctor:doctor", "Explain what is missing or wrong here."),
     "bench": ("angarium.cli.admin:bench", "Measure, and print figures."),
     "settings": ("angarium.cli.admin:settings", "Print the table of all settings."),

@@ -105,6 +105,7 @@ def api_routers(parts: ApiParts) -> list[APIRouter]:
         turns=store.turns,
         outbox=store.outbox,
         webhooks=store.webhooks,
+        vault=store.vault,
         guard=guard,
     )
     routers = [part.router() for part in (keys, conversations, blobs, admin)]

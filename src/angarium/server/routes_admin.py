@@ -1,17 +1,31 @@
 """What operators see: states and times, never content, addresses or keys."""
 
+from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 
+from angarium.agents.orders import put_order
+from angarium.errors import Conflict, NotFound
+from angarium.ids import ConversationId, check_uuid
 from angarium.limits import AUDIT_PAGE_MAX
 from angarium.server.audit import AuditTrail
 from angarium.server.guard import Guard, caller
-from angarium.storage.contract import Audit, Outbox, Turns, TurnState, WebhookInbox
+from angarium.storage.contract import (
+    TURN_FINAL,
+    Audit,
+    Outbox,
+    Turn,
+    Turns,
+    TurnState,
+    Vault,
+    WebhookInbox,
+)
 
 Json = dict[str, Any]
 Count = Query(50, ge=1, le=AUDIT_PAGE_MAX)
+Sequence = Annotated[int, Path(ge=1, le=2**53)]
 Before = Query(None, ge=1, le=2**62)
 
 
@@ -26,8 +40,10 @@ class AdminRoutes:
         turns: Turns,
         outbox: Outbox,
         webhooks: WebhookInbox,
+        vault: Vault,
         guard: Guard,
     ) -> None:
+        self._vault = vault
         self._audit, self._trail, self._guard = audit, trail, guard
         self._turns, self._outbox, self._webhooks = turns, outbox, webhooks
 
@@ -40,6 +56,10 @@ class AdminRoutes:
             ("/v1/admin/webhooks/dead", self.dead_webhooks),
         ):
             router.add_api_route(path, door, methods=["GET"])
+        turn = "/v1/admin/turns/{conversation}/{sequence}"
+        router.add_api_route(turn, self.turn, methods=["GET"])
+        router.add_api_route(turn + "/replay", self.replay, methods=["POST"], status_code=202)
+        router.add_api_route(turn + "/cancel", self.cancel, methods=["POST"], status_code=202)
         return router
 
     async def audit(
@@ -55,9 +75,45 @@ class AdminRoutes:
     ) -> Json:
         """Agents' turns, newest first."""
         await self._looked(request, "turns")
-        hidden = ("body", "progress", "reply")
         found = await self._turns.list_recent(limit, state)
-        return {"turns": [without(asdict(turn), hidden) for turn in found]}
+        return {"turns": [shown(turn) for turn in found]}
+
+    async def turn(self, request: Request, conversation: str, sequence: Sequence) -> Json:
+        """One turn, with what its agent did."""
+        await self._looked(request, f"turns/{conversation}/{sequence}")
+        return shown(await self._find(conversation, sequence))
+
+    async def replay(self, request: Request, conversation: str, sequence: Sequence) -> Json:
+        """Have a failed turn begun again, in the background. What its tools have done counts as
+        done. Its answer is one more message. 409 when nothing is kept of it any more."""
+        async with self._command(request, "turn.replay", conversation, sequence):
+            turn = await self._find(conversation, sequence)
+            if turn.state != "failed" or not turn.body:
+                raise Conflict("only a turn that has failed, and not long ago, can be replayed")
+            await self._vault.write([put_order("replay", turn.conversation, turn.sequence)])
+        return {"ordered": "replay"}
+
+    async def cancel(self, request: Request, conversation: str, sequence: Sequence) -> Json:
+        """Have an open turn ended, in the background; the person is told. 409 when it has
+        ended."""
+        async with self._command(request, "turn.cancel", conversation, sequence):
+            turn = await self._find(conversation, sequence)
+            if turn.state in TURN_FINAL:
+                raise Conflict("the turn has ended already")
+            await self._vault.write([put_order("cancel", turn.conversation, turn.sequence)])
+        return {"ordered": "cancel"}
+
+    def _command(
+        self, request: Request, action: str, conversation: str, sequence: int
+    ) -> AbstractAsyncContextManager[None]:
+        target = f"{conversation}/{sequence}"
+        return self._trail.command(caller(request).user, action, target)
+
+    async def _find(self, conversation: str, sequence: int) -> Turn:
+        found = await self._turns.find(ConversationId(check_uuid(conversation)), sequence)
+        if found is None:
+            raise NotFound("there is no such turn")
+        return found
 
     async def outbox(self, request: Request, limit: int = Count) -> Json:
         """Deliveries to channels, newest first."""
@@ -76,6 +132,12 @@ class AdminRoutes:
 
     async def _looked(self, request: Request, what: str) -> None:
         await self._trail.record(caller(request).user, "admin.read", what, "done")
+
+
+def shown(turn: Turn) -> Json:
+    """What operators see of a turn; `replayable`: it failed, and what it needs is kept."""
+    fields = without(asdict(turn), ("body", "progress", "trace"))
+    return {**fields, "replayable": turn.state == "failed" and bool(turn.body)}
 
 
 def without(record: Json, hidden: tuple[str, ...]) -> Json:

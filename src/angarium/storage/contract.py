@@ -214,8 +214,9 @@ TURN_FINAL = frozenset({"replied", "failed", "expired", "merged", "cancelled"})
 class Turn:
     """One agent's answer to one message, unique on (conversation, sequence).
 
-    `body` (the unsealed message), `progress` (journal: tool ledger, pending question) and
-    `reply` (ciphertexts ready to leave) are sealed by the caller. `owner`: the gateway device.
+    `body` (the unsealed message) and `progress` (journal: tool ledger, pending question) are
+    sealed by the caller; a failed turn keeps them for a while, to be replayed. `trace` is what
+    operators may see of the work: metadata, not sealed. `owner`: the gateway device.
     """
 
     conversation: ConversationId
@@ -227,7 +228,7 @@ class Turn:
     attempts: int = 0
     reason: str = ""
     progress: bytes = b""
-    reply: bytes = b""
+    trace: bytes = b""
     created_ms: int = 0
     updated_ms: int = 0
 
@@ -309,6 +310,11 @@ class Turns(Protocol):
 
     async def list_recent(self, turns_max: int, state: TurnState | None = None) -> list[Turn]:
         """Newest first, for operators."""
+        ...
+
+    async def bury(self, before_ms: int, kept_max: int) -> int:
+        """Empty `body` and `progress` of failed turns that were last updated before then, and
+        of all but the `kept_max` newest; returns how many. They cannot be replayed any more."""
         ...
 
 

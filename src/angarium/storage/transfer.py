@@ -263,8 +263,8 @@ def row_bytes(row: Row) -> int:
             return 128 + len(blob)
         case WebhookRow(raw=raw):
             return 256 + len(raw)
-        case Turn(body=body, progress=progress, reply=reply):
-            return 256 + len(body) + len(progress) + len(reply)
+        case Turn(body=body, progress=progress, trace=trace):
+            return 256 + len(body) + len(progress) + len(trace)
         case Delivery(body=body):
             return 256 + len(body)
     return 512

@@ -84,7 +84,7 @@ async def run(seed: int, deaths: int, may_halve: bool) -> tuple[AgentWorld, Deed
             for _ in range(chance.randrange(12)):
                 await asyncio.sleep(0)
         await come_to_rest(world, fate)
-        await check(world, deeds)
+        await check(world, deeds, may_halve)
     return world, deeds, fate
 
 
@@ -99,7 +99,7 @@ async def run_script(on_busy: OnBusy, deaths: list[int]) -> tuple[AgentWorld, Fa
             for text in texts:
                 await deliver(world, fate, text)
             await come_to_rest(world, fate)
-        await check(world, deeds)
+        await check(world, deeds, may_halve=True)
     return world, fate
 
 
@@ -115,18 +115,19 @@ async def come_to_rest(world: AgentWorld, fate: Fate) -> None:
         pass
 
 
-async def check(world: AgentWorld, deeds: Deeds) -> None:
+async def check(world: AgentWorld, deeds: Deeds, may_halve: bool) -> None:
     log = world.relay.log[CONVERSATION]
     replies = [sent for sent in log if sent.body.ref and sent.body.type == "text"]
-    assert_each_message_has_one_end(
-        log, replies, {turn.sequence: turn for turn in await world.store.turns.list_recent(99)}
-    )
+    turns = {turn.sequence: turn for turn in await world.store.turns.list_recent(99)}
+    assert_each_message_has_one_end(log, replies, turns, may_halve)
     for sequence, keys in deeds.paid.items():
         assert len(keys) == 1, f"turn {sequence} paid under {len(keys)} keys"
     assert all(count == 1 for count in deeds.faxed.values()), deeds.faxed
 
 
-def assert_each_message_has_one_end(log: list[Sent], replies: list[Sent], turns) -> None:
+def assert_each_message_has_one_end(
+    log: list[Sent], replies: list[Sent], turns, may_halve: bool
+) -> None:
     answered = Counter(key for sent in replies for key in (sent.body.ref, *sent.body.refs))
     assert len({sent.key for sent in replies}) == len(replies)
     for sent in log:
@@ -137,7 +138,8 @@ def assert_each_message_has_one_end(log: list[Sent], replies: list[Sent], turns)
         if turn.state == "waiting":
             assert count == 0, f"{turn} waits and was answered"
         elif turn.state == "cancelled" and turn.reason != "busy":
-            assert count == 0, f"{turn} was cancelled and answered"
+            # Of a reply half written the text may have left when `/stop` found its turn open.
+            assert count <= may_halve, f"{turn} was cancelled and answered"
         elif turn.reason.startswith("answers ") or turn.state == "merged":
             assert count <= 1, f"{turn} was answered {count} times"
         else:

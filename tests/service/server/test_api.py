@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import structlog
 
+from angarium.agents.orders import SCOPE
 from angarium.bus.contract import Joined, Left
-from angarium.ids import uuid7
+from angarium.ids import ConversationId, DeviceId, uuid7
 from angarium.limits import BLOB_CHUNK_BYTES, RATE_SLOW_S_MAX, REQUEST_BYTES_MAX
-from angarium.storage.contract import AuditEntry
+from angarium.storage.contract import AuditEntry, PutTurn, Turn, TurnState
 
 ADA, BOB, EVE = "@ada:angarium", "@bob:angarium", "@eve:angarium"
 GHOST = "@wa_0123456789abcdef:angarium"
@@ -387,6 +388,49 @@ def test_operators_pages_want_the_scope(run: Any) -> None:
             shown = await api.call("GET", f"/v1/admin/{page}", scopes=("user", "admin"))
             assert (refused.status_code, code(refused)) == (403, "forbidden")
             assert shown.status_code == 200
+
+    run(scenario)
+
+
+def test_operators_see_a_turn_without_content_and_order_it_replayed_or_cancelled(
+    run: Any,
+) -> None:
+    async def scenario(api: Any) -> None:
+        talk = ConversationId("01999999-0000-7000-8000-000000000001")
+        states: list[tuple[TurnState, bytes]] = [
+            ("failed", b"sealed"), ("failed", b""), ("running", b"sealed"), ("replied", b""),
+        ]  # fmt: skip
+        for sequence, (state, body) in enumerate(states, 1):
+            turn = Turn(talk, sequence, DeviceId("AGENTS01"), state, body, trace=b"")
+            await api.store.vault.write([PutTurn(turn)])
+        path = f"/v1/admin/turns/{talk}"
+        admin = {"scopes": ("user", "admin")}
+
+        shown = await api.call("GET", f"{path}/1", **admin)
+        assert shown.json()["replayable"]
+        assert not {"body", "progress"} & set(shown.json())
+        answers = {
+            f"{sequence}/{verb}": (await api.call("POST", f"{path}/{sequence}/{verb}", **admin))
+            for sequence in (1, 2, 3, 4, 5)
+            for verb in ("replay", "cancel")
+        }
+        accepted = {name for name, answer in answers.items() if answer.status_code == 202}
+        assert accepted == {"1/replay", "3/cancel"}
+        assert code(answers["2/replay"]) == code(answers["4/cancel"]) == "conflict"
+        assert code(answers["5/replay"]) == "not_found"
+        orders = await api.store.vault.read(SCOPE)
+        assert [(order.key, order.blob) for order in orders] == [
+            (f"{talk}/1", b"replay"),
+            (f"{talk}/3", b"cancel"),
+        ]
+        assert (await api.call("POST", f"{path}/1/replay")).status_code == 403
+        page = await api.call("GET", "/v1/admin/audit", **admin)
+        lines = {(e["action"], e["outcome"]) for e in page.json()["entries"]}
+        assert lines >= {
+            ("turn.replay", "done"),
+            ("turn.replay", "conflict"),
+            ("turn.cancel", "done"),
+        }
 
     run(scenario)
 

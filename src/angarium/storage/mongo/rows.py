@@ -12,10 +12,10 @@ from typing import Any
 import msgspec
 from bson import Int64, ObjectId
 
-from angarium.storage.contract import TURN_FINAL, Delivery, Record, Turn
+from angarium.storage.contract import Delivery, Record, Turn
 from angarium.storage.mongo.directory import fingerprint
 from angarium.storage.mongo.link import Document
-from angarium.storage.mongo.work import OPEN_DELIVERY, delivery_of, turn_of
+from angarium.storage.mongo.work import OPEN_DELIVERY, delivery_of, turn_fields, turn_of
 from angarium.storage.transfer import (
     AuditRow,
     BlobRow,
@@ -147,7 +147,7 @@ def _record(d: Document) -> Record:
 
 def _turn_document(n: int, row: Turn) -> Document:
     made = place_id(n)
-    return {"_id": made, **asdict(row), "open": row.state not in TURN_FINAL, "made": made}
+    return {"_id": made, **turn_fields(row), "made": made}
 
 
 def _delivery_document(n: int, row: Delivery) -> Document:

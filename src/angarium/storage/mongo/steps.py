@@ -13,7 +13,6 @@ from pymongo import UpdateOne
 
 from angarium.errors import Conflict, Fenced
 from angarium.storage.contract import (
-    TURN_FINAL,
     Delivery,
     DropRecord,
     Fence,
@@ -24,7 +23,7 @@ from angarium.storage.contract import (
     Write,
 )
 from angarium.storage.mongo.link import Document
-from angarium.storage.mongo.work import OPEN_DELIVERY
+from angarium.storage.mongo.work import OPEN_DELIVERY, turn_fields
 
 Spot: TypeAlias = tuple[str, str, str | int]
 """A collection, and what names a document in it."""
@@ -138,7 +137,7 @@ def step_of(write: Write, fence: Fence | None) -> Step:
 
 
 def _turn_fields(turn: Turn) -> Document:
-    fields: Document = {**asdict(turn), "open": turn.state not in TURN_FINAL}
+    fields = turn_fields(turn)
     del fields["conversation"], fields["sequence"]
     return fields
 

@@ -1,15 +1,16 @@
 """Turns and deliveries over MongoDB: the reading side (the vault writes them)."""
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from angarium.ids import ConversationId, DeviceId, UserId
-from angarium.storage.contract import Delivery, Turn, TurnState
+from angarium.storage.contract import TURN_FINAL, Delivery, Turn, TurnState
 from angarium.storage.mongo.link import Document, Link
 
 OPEN_DELIVERY = frozenset({"pending", "sending", "unknown"})
 
 _TURN = [field.name for field in fields(Turn)]
+_STORED_AS = {"trace": "reply"}  # A field that is older than its use.
 _DELIVERY = [field.name for field in fields(Delivery) if field.name != "id"]
 _NEWEST_FIRST = [("made", -1)]
 
@@ -34,6 +35,25 @@ class MongoTurns:
     async def list_recent(self, turns_max: int, state: TurnState | None = None) -> list[Turn]:
         wanted: Document = {} if state is None else {"state": state}
         return await self._list(wanted, _NEWEST_FIRST, turns_max)
+
+    async def bury(self, before_ms: int, kept_max: int) -> int:
+        dead = {"state": "failed", "body": {"$ne": b""}}
+        newest = [("updated_ms", -1), ("made", -1)]
+        found = await self.link.list("turns", dead, {"updated_ms": 1}, sort=newest)
+        old = [
+            document["_id"]
+            for place, document in enumerate(found)
+            if place >= kept_max or document["updated_ms"] < before_ms
+        ]
+        if not old:
+            return 0
+        result = await self.link.call(
+            lambda: self.link["turns"].update_many(
+                {"_id": {"$in": old}, "state": "failed"},
+                {"$set": {"body": b"", "progress": b""}},
+            )
+        )
+        return int(result.modified_count)
 
     async def _list(
         self, wanted: Document, sort: list[tuple[str, int]], turns_max: int | None = None
@@ -96,7 +116,15 @@ class MongoOutbox:
 
 
 def turn_of(document: Document) -> Turn:
-    return Turn(**{name: document[name] for name in _TURN})
+    return Turn(**{name: document[_STORED_AS.get(name, name)] for name in _TURN})
+
+
+def turn_fields(turn: Turn) -> Document:
+    """All of it as it is stored."""
+    fields: Document = {
+        _STORED_AS.get(name, name): value for name, value in asdict(turn).items()
+    }
+    return {**fields, "open": turn.state not in TURN_FINAL}
 
 
 def delivery_of(document: Document) -> Delivery:

@@ -72,7 +72,7 @@ class SqliteStore:
             receipts=SqliteReceipts(commits, reads),
             directory=SqliteDirectory(commits, reads),
             vault=SqliteVault(commits, reads, guards.fencing),
-            turns=SqliteTurns(reads),
+            turns=SqliteTurns(commits, reads),
             outbox=SqliteOutbox(reads),
             leases=SqliteLeases(commits, guards.fencing),
             webhooks=SqliteWebhooks(commits, reads),

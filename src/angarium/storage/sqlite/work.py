@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 from angarium.ids import ConversationId, DeviceId, UserId
 from angarium.storage.contract import Delivery, Turn, TurnState
+from angarium.storage.sqlite.commits import Commits
 from angarium.storage.sqlite.lanes import Lane
 
+# The column `reply` is older than its use: it holds the trace.
 TURN_COLUMNS = (
     "conversation, sequence, owner, state, body, agent, attempts, reason, progress, reply,"
     " created_ms, updated_ms"
@@ -18,6 +20,10 @@ DELIVERY_COLUMNS = (
 _OPEN_TURN = "state IN ('offered', 'running', 'waiting')"
 _OPEN_DELIVERY = "state IN ('pending', 'sending', 'unknown')"
 
+_DEAD = (
+    "SELECT id, updated_ms FROM turns WHERE state = 'failed'"
+    " AND (body <> x'' OR progress <> x'') ORDER BY updated_ms DESC, id DESC"
+)
 _DUE = (
     "WHERE pk IN (SELECT pk FROM (SELECT pk, due_ms,"  # noqa: S608
     " row_number() OVER (PARTITION BY contact ORDER BY ord, pk) AS place FROM deliveries"
@@ -30,6 +36,7 @@ _DUE = (
 class SqliteTurns:
     """See storage.contract.Turns."""
 
+    commits: Commits
     reads: Lane
 
     async def find(self, conversation: ConversationId, sequence: int) -> Turn | None:
@@ -47,6 +54,25 @@ class SqliteTurns:
         if state is None:
             return await self._select("ORDER BY id DESC LIMIT ?", turns_max)
         return await self._select("WHERE state = ? ORDER BY id DESC LIMIT ?", state, turns_max)
+
+    async def bury(self, before_ms: int, kept_max: int) -> int:
+        # Looked for beside the writes: there is no index for what is rare.
+        def look(connection: sqlite3.Connection) -> list[int]:
+            return [
+                number
+                for place, (number, updated_ms) in enumerate(connection.execute(_DEAD))
+                if place >= kept_max or updated_ms < before_ms
+            ]
+
+        dead = await self.reads.read(look)
+
+        def work(connection: sqlite3.Connection) -> int:
+            statement = (
+                "UPDATE turns SET body = x'', progress = x'' WHERE id = ? AND state = 'failed'"
+            )
+            return connection.executemany(statement, [(number,) for number in dead]).rowcount
+
+        return await self.commits.write(work) if dead else 0
 
     async def _select(self, rest: str, *values: str | int) -> list[Turn]:
         def work(connection: sqlite3.Connection) -> list[Turn]:
