@@ -152,7 +152,7 @@ def _say_how(node: Node, out: Console, data: Path | None) -> None:
     if not settings.twilio_account_sid:
         rows.append(("WhatsApp", f"angarium phone{where}"))
     rows += [
-        ("OpenAI", f"{node.http_url}/v1, with a token of `angarium token` and model = agent"),
+        ("OpenAI", f"{node.http_url}/v1, model = an agent"),
         ("HTTP API", f"{node.http_url}/openapi.json"),
     ]
     for name, command in rows:
