@@ -1,9 +1,6 @@
 """An A2A agent of the cluster: found without its card, described by it, asked where it runs."""
 
 import asyncio
-import importlib.util
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -15,13 +12,7 @@ from angarium.clock import SystemClock
 from angarium.testing.agents import AgentWorld
 from angarium.testing.kubernetes import FakeKubernetes, knative_service, revision
 
-_PATH = Path(__file__).parent / "a2a_peer.py"
-_spec = importlib.util.spec_from_file_location("a2a_peer", _PATH)
-assert _spec is not None
-a2a_peer = importlib.util.module_from_spec(_spec)
-sys.modules[_spec.name] = a2a_peer
-assert _spec.loader is not None
-_spec.loader.exec_module(a2a_peer)
+from .a2a_peer import Peer
 
 pytestmark = pytest.mark.slow
 greeter = Agent("greeter", "Greets")
@@ -49,7 +40,7 @@ def test_its_card_is_read_when_it_runs_and_it_is_not_woken_for_it(replicas):
         async with (
             asyncio.timeout(60),
             FakeKubernetes() as kube,
-            a2a_peer.Peer() as peer,
+            Peer() as peer,
             AgentWorld([greeter]) as world,
         ):
             kube.put(kube.REVISIONS, revision("echo", replicas))
