@@ -21,6 +21,7 @@ from angarium.agents.records import Desk, TurnSeals
 from angarium.agents.registry import Registry
 from angarium.agents.replies import Replies
 from angarium.agents.routing.router import Router
+from angarium.agents.spend import Caps, Spend
 from angarium.agents.turns import ReadFile, TurnRunner, no_files
 from angarium.agents.ward import Ward
 from angarium.clock import Clock
@@ -88,6 +89,7 @@ class Gateway:
         patience: Patience | None = None,
         turns_at_once: int = TURNS_AT_ONCE,
         turns_held_max: int = TURNS_HELD_MAX,
+        caps: Caps | None = None,
         hours: HumanHours | None = None,
         tell: Tell = tell_nobody,
         embedder: Callable[[], Embedder | None] = lambda: None,
@@ -106,6 +108,8 @@ class Gateway:
         self._people = People(vault, sealer, f"gateway/{device}")
         self._controls = Controls(vault, sealer, device)
         self._hours, self._tell = hours or HumanHours(), tell
+        scope = f"gateway/{device}"
+        self._spend = Spend(vault, sealer, scope, clock, caps or Caps(), "gateway")
         self._rung = asyncio.Event()
         self._recall = Recall(self._people, clock, embedder)
         self._at_once, self._held_max = turns_at_once, turns_held_max
@@ -343,7 +347,7 @@ class Gateway:
             fence=fence,
             journal=self._journal,
         )
-        replies = Replies(desk)
+        replies = Replies(desk, self._spend)
         humans = Humans(desk, replies, self._controls, self._hours, self._tell)
         runner = TurnRunner(
             desk,
@@ -353,6 +357,7 @@ class Gateway:
             router=self._router,
             ward=self._ward,
             recall=self._recall,
+            spend=self._spend,
             patience=self._patience,
             admit=self._admit,
             read_file=self._read_file,

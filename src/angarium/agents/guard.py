@@ -3,12 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from angarium.agents.sentences import BUDGET_SPENT, say
 from angarium.errors import (
     AngariumError,
     BadReply,
     Busy,
     NoReply,
     OutcomeUnknown,
+    OverBudget,
     ReplyCutOff,
     TooLarge,
     Undecryptable,
@@ -55,6 +57,7 @@ IN_CIRCLES = Trouble(
 NOT_ALLOWED = Trouble(
     "handoff_refused", "Sorry, no agent here could take this. Nothing was done.", again=False
 )
+OVER_BUDGET = Trouble(OverBudget.code, say(BUDGET_SPENT), again=False)
 NO_AGENT = Trouble("no_agent", "Sorry, the agent for this is no longer here.", again=False)
 TIRED = Trouble(
     "attempts", "Sorry, this failed several times and I gave up. Please try again.", again=False
@@ -124,6 +127,8 @@ def classify(error: Exception) -> Trouble:
         return BUSY
     if isinstance(error, TooLarge):
         return FLOODED
+    if isinstance(error, OverBudget):
+        return OVER_BUDGET
     if isinstance(error, BadReply):
         return Trouble(error.code, _BAD_REPLIES.get(error.code, UNREADABLE), again=False)
     if isinstance(error, AngariumError):

@@ -58,6 +58,7 @@ class Journal(msgspec.Struct, omit_defaults=True):
     kept: dict[str, bytes] = {}  # By agent and name: what an agent's next attempt needs.
     handoffs: int = 0
     declined: list[str] = []  # Agents that said "not mine".
+    spent: int = 0  # Millionths of a dollar.
     preface: str = ""  # Why another agent answers than the one that was to.
     language: str = ""  # Of the text, where it tells.
     text: str | None = None  # What the agent is asked, where a mention was cut off.

@@ -73,6 +73,7 @@ class OpenTurn:
     journal: Journal
     notes: Notes
     person: PersonNotes
+    spent: int = 0  # Since it was opened: millionths of a dollar.
 
     @property
     def text(self) -> str:

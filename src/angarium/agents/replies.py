@@ -11,6 +11,7 @@ from angarium.agents.guard import TOO_MANY_OPEN, Trouble, cut_reply
 from angarium.agents.ledger import Question
 from angarium.agents.memory import Route
 from angarium.agents.records import Desk, OpenTurn
+from angarium.agents.spend import Spend
 from angarium.e2ee.body import Body
 from angarium.errors import Forbidden, NotFound, NotMember, TooLarge, Unavailable, Untrusted
 from angarium.ids import MessageKey, reply_key
@@ -34,8 +35,8 @@ class Replies:
     Reply and apology share a part: a message never gets both, but by an operator's replay.
     """
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, desk: Desk, spend: Spend) -> None:
+        self._desk, self._spend = desk, spend
 
     async def finish(
         self,
@@ -58,7 +59,12 @@ class Replies:
         if agent:
             route = route.spoken_to_by(turn.heard.sender, turn.journal.language)
         text, route = self._disclose(turn, text, route)
-        writes = [PutTurn(final), *also, *self._route_writes(turn, route)]
+        writes = [
+            PutTurn(final),
+            *also,
+            *self._route_writes(turn, route),
+            *self._spend.writes(turn),
+        ]
         if not text:
             await self._desk.write(*writes)
         else:
@@ -90,7 +96,11 @@ class Replies:
             refs=turn.refs,
             options=question.options,
         )
-        writes = [PutTurn(waiting), *self._route_writes(turn, route)]
+        writes = [
+            PutTurn(waiting),
+            *self._route_writes(turn, route),
+            *self._spend.writes(turn),
+        ]
         await self._submit(turn, body, question.part, writes)
         turn.record, turn.notes.route = waiting, route
 

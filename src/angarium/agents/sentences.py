@@ -75,13 +75,13 @@ FORGOTTEN: Sentence = {
     "fr": "C'est fait. Tout ce qui était retenu de vous ici est supprimé.",
 }
 BUDGET_SPENT: Sentence = {
-    "en": "The budget for answers is used up for today. Please come back tomorrow.",
-    "es": "El presupuesto de respuestas de hoy se ha agotado. Vuelva mañana, por favor.",
-    "pt": "O orçamento de respostas de hoje acabou. Volte amanhã, por favor.",
-    "hi": "आज के उत्तरों का बजट समाप्त हो गया है। कृपया कल फिर आएँ।",
-    "ar": "نفدت ميزانية الإجابات لهذا اليوم. يُرجى العودة غدًا.",
-    "de": "Das Budget für Antworten ist für heute verbraucht. Bitte kommen Sie morgen wieder.",
-    "fr": "Le budget de réponses d'aujourd'hui est épuisé. Revenez demain, s'il vous plaît.",
+    "en": "The budget for this answer is used up. Please try something smaller, or tomorrow.",
+    "es": "El presupuesto para esta respuesta se ha agotado. Pruebe algo menor o mañana.",
+    "pt": "O orçamento para esta resposta acabou. Tente algo menor ou amanhã.",
+    "hi": "इस उत्तर का बजट समाप्त हो गया है। कृपया कुछ छोटा पूछें, या कल आएँ।",
+    "ar": "نفدت ميزانية هذه الإجابة. جرّب طلبًا أصغر أو عُد غدًا.",
+    "de": "Das Budget für diese Antwort ist verbraucht. Bitte etwas Kleineres, oder morgen.",
+    "fr": "Le budget de cette réponse est épuisé. Essayez plus petit, ou demain.",
 }
 
 

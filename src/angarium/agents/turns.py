@@ -63,6 +63,7 @@ from angarium.agents.registry import Registry
 from angarium.agents.replies import Replies
 from angarium.agents.routing.router import Router
 from angarium.agents.routing.rules import Facts, may_answer
+from angarium.agents.spend import Spend
 from angarium.agents.tools import LiveTools, Suspended
 from angarium.agents.ward import Aside, Ward
 from angarium.e2ee.body import FileRef
@@ -104,6 +105,7 @@ class TurnRunner:
         router: Router,
         ward: Ward,
         recall: Recall,
+        spend: Spend,
         patience: Patience,
         admit: Admit,
         read_file: ReadFile = no_files,
@@ -113,6 +115,7 @@ class TurnRunner:
         self._desk, self._replies, self._registry = desk, replies, registry
         self._router, self._humans = router, humans
         self._ward, self._recall, self._aside = ward, recall, aside
+        self._spend = spend
         self._behind, self._admit = behind, admit
         self._patience, self._read_file = patience, read_file
         self._suspects = asyncio.Lock()
@@ -357,7 +360,8 @@ class TurnRunner:
             nonlocal start
             start = starting(turn, agent.name)
             tools.begin()
-            return agent.run(self._live(turn, tools, start))
+            run = agent.run(self._live(turn, tools, start))
+            return self._spend.metered(turn, agent, run)
 
         if turn.journal.preface:
             draft.add(turn.journal.preface + "\n\n")

@@ -19,6 +19,7 @@ from angarium.agents.handoff import HumanHours, Tell, tell_nobody
 from angarium.agents.recall import Embedder
 from angarium.agents.registry import Registry
 from angarium.agents.routing.router import Router
+from angarium.agents.spend import Caps
 from angarium.agents.ward import Ward
 from angarium.agents.warmer import Warmer
 from angarium.clock import ManualClock
@@ -75,6 +76,7 @@ class AgentWorld:
         reach: Callable[[Store], Reach] = as_they_are,
         ward: Ward | None = None,
         embedder: Embedder | None = None,
+        caps: Caps | None = None,
         hours: HumanHours | None = None,
         tell: Tell = tell_nobody,
         journal: bool = True,
@@ -88,7 +90,7 @@ class AgentWorld:
         self._patience, self._admit, self._reach = patience, admit, reach
         self._journal, self._ward, self._embedder = journal, ward, embedder
         self._turns_at_once, self._turns_held_max = turns_at_once, turns_held_max
-        self._hours, self._tell = hours, tell
+        self._caps, self._hours, self._tell = caps, hours, tell
         self._sealer = FixedKeySealer()
         self._open_store = open_store
         self._opened: OpenedStore | None = None
@@ -154,6 +156,7 @@ class AgentWorld:
             admit=self._admit,
             ward=ward or self._ward,
             embedder=lambda: self._embedder,
+            caps=self._caps,
             hours=self._hours,
             tell=self._tell,
             patience=self._patience,
