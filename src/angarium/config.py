@@ -93,6 +93,15 @@ class Settings(BaseSettings):
     rate_per_minute: int = Field(
         RATE_PER_MINUTE, ge=1, description="Messages a minute per principal and per phone."
     )
+    person_day_usd: float = Field(
+        0.0, ge=0,
+        description="What agents may spend for one person in a day (UTC), in dollars. 0: no "
+        "cap.",
+    )  # fmt: skip
+    agent_day_usd: float = Field(
+        0.0, ge=0,
+        description="What one agent may spend in a day (UTC), in dollars. 0: no cap.",
+    )  # fmt: skip
     human_wait_s: float = Field(
         HUMAN_WAIT_S, ge=0,
         description="How long a person who asks for people waits for an operator before agents "

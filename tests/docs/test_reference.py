@@ -55,6 +55,7 @@ def routes() -> set[tuple[str, str]]:
     agents = AgentsRoutes(look=dict, trail=parts.audit, guard=guard)
     takeover = TakeoverRoutes(
         operators=nothing,
+        spend=nothing,
         conversations=nothing,
         gateway=UserId("@gateway:angarium"),
         trail=parts.audit,

@@ -5,7 +5,7 @@ from importlib.metadata import version
 
 from fastapi import APIRouter
 
-from angarium.agents.direct import DirectRunner
+from angarium.agents.direct import DirectRunner, Used, use_freely
 from angarium.agents.registry import Registry
 from angarium.agents.requests import API_CHANNEL, Requests
 from angarium.agents.routing.router import Router
@@ -39,10 +39,11 @@ class AgentApi:
         clock: Clock,
         guard: Guard,
         base_url: str,
+        used: Used = use_freely,
     ) -> None:
         self._registry, self._router, self._clock = registry, router, clock
         self._guard, self._shelf = guard, Shelf(vault, sealer, clock)
-        self.runner = DirectRunner(registry, ward, clock, other=self._other)
+        self.runner = DirectRunner(registry, ward, clock, used=used, other=self._other)
         self._a2a: A2ARoutes | None = None
         if a2a_is_installed():
             self._a2a = A2ARoutes(

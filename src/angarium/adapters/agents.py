@@ -20,6 +20,7 @@ from angarium.agents.registry import Registry, Roster, load_registry
 from angarium.agents.routing.cache import RouteCache
 from angarium.agents.routing.make import make_router, make_worker
 from angarium.agents.routing.router import Router
+from angarium.agents.spend import Caps, Spend
 from angarium.agents.turns import ReadFile
 from angarium.agents.ward import Ward
 from angarium.agents.warmer import Warmer
@@ -99,9 +100,11 @@ class AgentService:
             self._parts.push_async_callback(worker.close)
         self.router = make_router(self.registry, worker, cache=self._route_cache)
         self._parts.push_async_callback(self.router.close)
+        caps = Caps(settings.person_day_usd, settings.agent_day_usd)
+        device = await own_device(store.vault, self._user)
         self.gateway = Gateway(
             make_endpoint=self._make_endpoint,
-            device=await own_device(store.vault, self._user),
+            device=device,
             owner=self._owner,
             vault=store.vault,
             turns=store.turns,
@@ -113,11 +116,15 @@ class AgentService:
             ward=self.ward,
             router=self.router,
             embedder=lambda: worker,
+            caps=caps,
             hours=HumanHours(settings.human_wait_s, settings.human_idle_s),
             tell=self._tell,
         )
         await self.router.open()
+        scope = f"gateway/{device}"
+        spend = Spend(store.vault, self._sealer, scope, self._clock, caps, self._owner)
         self.api = AgentApi(
+            used=spend.used,
             registry=self.registry,
             router=self.router,
             ward=self.ward,
@@ -130,6 +137,7 @@ class AgentService:
         doors = AgentsRoutes(look=self.look, trail=self._trail, guard=self._operators)
         takeover = TakeoverRoutes(
             operators=self.gateway.operators,
+            spend=self.gateway.spend,
             conversations=store.conversations,
             gateway=self._user,
             trail=self._trail,

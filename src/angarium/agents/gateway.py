@@ -186,6 +186,11 @@ class Gateway:
         """What operators may do; works whether or not this gateway is the one that does it."""
         return Operators(self._controls, self._clock, self._rung.set)
 
+    @property
+    def spend(self) -> Spend:
+        """What its turns have cost; sums are over all writers."""
+        return self._spend
+
     async def idle(self) -> None:
         """Wait until no turn is being worked on."""
         await self._lanes.idle()

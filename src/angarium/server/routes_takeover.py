@@ -2,11 +2,12 @@
 
 from typing import Any
 
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Header, Query, Request
 from msgspec.structs import asdict
 from pydantic import BaseModel, Field
 
 from angarium.agents.operators import Operators
+from angarium.agents.spend import Spend
 from angarium.errors import NotFound
 from angarium.ids import ConversationId, UserId, check_uuid
 from angarium.limits import OPERATOR_NAME_CHARS_MAX, REPLY_BYTES_MAX
@@ -16,6 +17,7 @@ from angarium.storage.contract import Conversations
 
 Json = dict[str, Any]
 Call = Header("", alias="Idempotency-Key", max_length=36)
+Day = Query("", pattern=r"^(\d{4}-\d{2}-\d{2})?$")
 ACCEPTED = 202
 
 
@@ -41,17 +43,20 @@ class TakeoverRoutes:
         self,
         *,
         operators: Operators,
+        spend: Spend,
         conversations: Conversations,
         gateway: UserId,
         trail: AuditTrail,
         guard: Guard,
     ) -> None:
         self._operators, self._conversations = operators, conversations
+        self._spend = spend
         self._gateway, self._trail, self._guard = gateway, trail, guard
 
     def router(self) -> APIRouter:
         router = self._guard.router("operators", admin=True)
         router.add_api_route("/v1/admin/takeovers", self.takeovers, methods=["GET"])
+        router.add_api_route("/v1/admin/spend", self.spend, methods=["GET"])
         for verb, door in (
             ("takeover", self.take_over),
             ("reply", self.reply),
@@ -69,6 +74,15 @@ class TakeoverRoutes:
         """Conversations that people have or are waited for, the longest waiting first."""
         await self._trail.record(caller(request).user, "admin.read", "takeovers", "done")
         return {"takeovers": [asdict(taken) for taken in await self._operators.taken()]}
+
+    async def spend(self, request: Request, day: str = Day) -> Json:
+        """What agents have spent, by agent and by person."""
+        await self._trail.record(caller(request).user, "admin.read", "spend", "done")
+        people = await self._spend.sums_usd("person", day)
+        return {
+            "agents": await self._spend.sums_usd("agent", day),
+            "people": {self._trail.pseudonym(user): usd for user, usd in people.items()},
+        }
 
     async def take_over(
         self, request: Request, conversation: str, body: TakeOver, call: str = Call

@@ -5,6 +5,7 @@ import asyncio
 import httpx2
 
 from angarium.agents.agent import Agent
+from angarium.agents.contract import Usage
 from angarium.ids import UserId
 from angarium.model.conversation import Participant
 from angarium.server.api import make_app
@@ -29,6 +30,7 @@ class Desk:
         self.tokens = Tokens(SECRET, world.clock)
         routes = TakeoverRoutes(
             operators=world.gateway.operators,
+            spend=world.gateway.spend,
             conversations=world.store.conversations,
             gateway=GATEWAY_USER,
             trail=AuditTrail(audit=world.store.audit, clock=world.clock, secret=SECRET),
@@ -57,7 +59,8 @@ def at_desk(scenario):
 
     @agent.on_turn
     async def answer(turn):
-        return f"agent says {turn.text}"
+        yield f"agent says {turn.text}"
+        yield Usage(cost_usd=0.25)
 
     async def run():
         async with AgentWorld([agent]) as world, asyncio.timeout(20):
@@ -87,6 +90,17 @@ def test_an_operator_takes_over_replies_and_hands_back_over_http():
         back = await desk.call("POST", f"{PLACE}/handback")
         assert back.status_code == 202
         assert await world.say("and now?") == ["agent says and now?"]
+
+    at_desk(scenario)
+
+
+def test_operators_see_what_was_spent():
+    async def scenario(desk, world):
+        await world.say("hello")
+        answer = await desk.call("GET", "/v1/admin/spend")
+        assert answer.json() == {"agents": {"shop": 0.25}, "people": {PERSON: 0.25}}
+        wrong = await desk.call("GET", "/v1/admin/spend?day=yesterday")
+        assert wrong.status_code == 400
 
     at_desk(scenario)
 
