@@ -54,3 +54,8 @@ def test_it_only_acknowledges(text):
 )  # fmt: skip
 def test_it_says_more_than_that(text):
     assert not is_acknowledgement(text)
+
+
+def test_a_long_text_is_not_looked_through():
+    assert is_acknowledgement("ok " + "!" * 70)
+    assert not is_acknowledgement("ok " + "!" * 100_000)

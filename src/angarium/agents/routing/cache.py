@@ -9,7 +9,7 @@ from angarium.agents.routing.rules import Verdict
 from angarium.agents.routing.words import normalise
 from angarium.bus.cache import Cache, LocalCache
 from angarium.clock import Clock
-from angarium.limits import ROUTE_CACHE_KEY_S, ROUTE_CACHE_S
+from angarium.limits import EMBED_CHARS_MAX, ROUTE_CACHE_KEY_S, ROUTE_CACHE_S
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Verdict).decode
@@ -29,13 +29,13 @@ class RouteCache:
         self._day, self._key = -1, b""
 
     def key(self, version: str, sticky: str, channel: str, text: str) -> bytes:
-        """The key of this text in this situation."""
+        """The key of this text in this situation: of as much of it as the model reads."""
         day = self._clock.now_ms() // (ROUTE_CACHE_KEY_S * 1000)
         if day != self._day:
             self._day = day
             self._key = hmac.digest(self._secret, b"angarium route cache/%d" % day, "sha256")
         # No name holds a line break; the text comes last.
-        said = "\n".join((version, sticky, channel, normalise(text)))
+        said = "\n".join((version, sticky, channel, normalise(text[:EMBED_CHARS_MAX])))
         return hmac.digest(self._key, said.encode("utf-8", "surrogatepass"), hashlib.sha256)
 
     def peek(self, key: bytes) -> Verdict | None:

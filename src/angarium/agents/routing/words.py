@@ -3,7 +3,7 @@
 import re
 import unicodedata
 
-from angarium.limits import ACKNOWLEDGEMENT_WORDS_MAX
+from angarium.limits import ACKNOWLEDGEMENT_CHARS_MAX, ACKNOWLEDGEMENT_WORDS_MAX
 
 _MARKS = re.compile(r"[^\w\s']|_")
 _SPACES = re.compile(r"\s+")
@@ -39,6 +39,8 @@ def normalise(text: str) -> str:
 
 def is_acknowledgement(text: str) -> bool:
     """Whether the text only says yes, no or thanks, in one of seven languages, or by a sign."""
+    if len(text) > ACKNOWLEDGEMENT_CHARS_MAX:
+        return False
     words = normalise(text).split()
     if not 0 < len(words) <= ACKNOWLEDGEMENT_WORDS_MAX:
         return False
