@@ -43,9 +43,9 @@ def test_the_agent_with_the_likest_examples_wins_and_one_is_named():
 
 
 def test_an_agent_with_more_examples_has_no_advantage_from_their_number():
-    between = unit_rows((axis(0) + 1.1 * axis(1))[None])[0]
+    between = unit_rows((axis(0) + 0.7 * axis(1))[None])[0]
 
-    assert make(60, 6).look(between, ALL).agent == "agent1"
+    assert make(60, 6, spread=0.8).look(between, ALL).agent == "agent1"
 
 
 def test_an_agent_that_is_not_allowed_is_not_chosen():
@@ -119,3 +119,15 @@ def test_one_example_alone_and_none_at_all_are_no_trouble():
     assert make(1).look(axis(0), ALL).agent == "agent0"
     empty = ExampleIndex([], NONE, NONE, keep=0.95)
     assert empty.look(axis(0), ALL) is None
+
+
+def test_a_small_agent_beside_a_large_one_finds_its_own_examples():
+    towards = unit_rows((axis(0) + 0.3 * axis(1))[None])[0]
+    small = unit_rows(cloud(1, 0, 6) - axis(0) + towards)
+    vectors = np.concatenate([cloud(0, 0, 60), small])
+    examples = [Example("agent0", str(n)) for n in range(60)]
+    examples += [Example("agent1", str(n)) for n in range(6)]
+
+    tried = ExampleIndex(examples, vectors, NONE, keep=0.95).try_all()
+
+    assert all(one.guess == one.example.agent for one in tried)
