@@ -130,4 +130,4 @@ def test_a_small_agent_beside_a_large_one_finds_its_own_examples():
 
     tried = ExampleIndex(examples, vectors, NONE, keep=0.95).try_all()
 
-    assert all(one.guess == one.example.agent for one in tried)
+    assert {one.guess for one in tried if one.example.agent == "agent1"} == {"agent1"}
