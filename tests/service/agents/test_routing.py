@@ -169,7 +169,7 @@ def test_a_new_agents_examples_are_used_as_soon_as_they_are_read():
             await world.say("/reset")
             planets = echo("planets", "which planet has moons", "how big is the planet saturn")
             world.registry.declare([*agents(), planets])
-            await world.router.open()
+            await world.router._examples.ready()  # Told by the registry; no message came.
             assert await world.ask("which planets have rings") == "planets"
 
     asyncio.run(scenario())

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from angarium.agents.contract import AgentKind
 from angarium.agents.declared import Judge
@@ -44,6 +44,7 @@ class Router:
     ) -> None:
         self._registry, self._examples, self._cache = registry, examples, cache
         self._languages = languages or Languages(())
+        self._unsubscribe: Callable[[], None] = _nothing
 
     async def open(self, wait_s: float | None = ROUTE_OPEN_WAIT_S) -> None:
         """Read the agents' examples; goes on without them after `wait_s`, and they are used as
@@ -51,6 +52,8 @@ class Router:
         await self._languages.open()
         if self._examples is None:
             return
+        self._unsubscribe()
+        self._unsubscribe = self._registry.subscribe(self._examples.update)
         self._examples.update(self._registry.roster)
         try:
             async with asyncio.timeout(wait_s):
@@ -59,6 +62,8 @@ class Router:
             _log.warning("routing examples are still being read")
 
     async def close(self) -> None:
+        self._unsubscribe()
+        self._unsubscribe = _nothing
         if self._examples is not None:
             await self._examples.close()
 
@@ -147,3 +152,7 @@ class Router:
         except Exception as error:  # A model's client may raise anything; its text may quote.
             _log.warning("the judge of routes failed: %s", type(error).__name__)
             return ""
+
+
+def _nothing() -> None:
+    """Nobody has subscribed."""
