@@ -100,7 +100,8 @@ class Engine:
     async def _model(self, name: str) -> Model:
         async with self._making:
             made = self._models.get(name)
-            if made is None:
+            server = self._locals.get(name)
+            if made is None or (server is not None and not server.is_running):
                 made = self._models[name] = await self._make_model(name)
             return made
 
@@ -109,7 +110,7 @@ class Engine:
         if not isinstance(place, str):
             return guard(place, self._host)
         if is_local(place):
-            server = self._locals.setdefault(place, LocalServer(place))
+            server = self._locals.setdefault(name, LocalServer(place))
             return guard(await server.model(self._client), self._host)
         return guard(make_model(place, self._client), self._host)
 

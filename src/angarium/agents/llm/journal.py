@@ -12,7 +12,7 @@ from pydantic_ai.tools import ToolDefinition
 
 from angarium.agents.contract import Effect, Usage
 from angarium.agents.llm.live import LiveTurn
-from angarium.errors import OverBudget
+from angarium.errors import OverBudget, ReplyCutOff
 
 EFFECT = "angarium_effect"  # In a tool's metadata; a tool without it is `once`.
 
@@ -43,8 +43,11 @@ class Journal(AbstractCapability[Any]):
         request_context: ModelRequestContext,
         response: ModelResponse,
     ) -> ModelResponse:
-        # Before any of its tools runs: the calls' ids must outlive this process.
+        """Raises ReplyCutOff, and what keeping the turn raises."""
         self.usage.append(used(response))
+        if _is_cut_off(response):
+            raise ReplyCutOff(f"{response.model_name}: the answer stopped before its end")
+        # Before any of its tools runs: the calls' ids must outlive this process.
         await self._live.save([*ctx.messages, response])
         return response
 
@@ -70,6 +73,13 @@ class Journal(AbstractCapability[Any]):
             lambda: handler(args),
             approved=ctx.tool_call_approved,
         )
+
+
+def _is_cut_off(response: ModelResponse) -> bool:
+    """A connection that ends early looks like an end; but providers say why they stop."""
+    if not response.provider_url or response.finish_reason == "content_filter":
+        return False  # Models within the process say nothing.
+    return "finish_reason" not in (response.provider_details or {})
 
 
 def used(response: ModelResponse) -> Usage:

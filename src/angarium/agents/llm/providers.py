@@ -34,12 +34,11 @@ from pydantic_ai.settings import ModelSettings
 from angarium.agents.contract import Host
 from angarium.errors import (
     AngariumError,
-    Malformed,
+    BadReply,
     Misconfigured,
     OverBudget,
     RateLimited,
     Refused,
-    TooLarge,
     Unavailable,
 )
 from angarium.limits import MODEL_CONNECT_S, MODEL_READ_S
@@ -159,7 +158,7 @@ def as_ours(error: BaseException, agent: str) -> BaseException:
     if isinstance(error, ContentFilterError):
         return Refused(f"agent {agent!r}: the provider's filter stopped the answer")
     if isinstance(error, AgentRunError):
-        return Malformed(f"agent {agent!r}: the model answered with what cannot be used")
+        return BadReply(f"agent {agent!r}: the model answered with what cannot be used")
     return error
 
 
@@ -185,6 +184,7 @@ def _lasting(error: ModelAPIError, agent: str) -> AngariumError:
     if isinstance(error, ModelQuotaExceededError):
         return Misconfigured(f"{which}: the account's credit is used up; top it up")
     if isinstance(error, ModelContextWindowExceededError):
-        return TooLarge(f"{which}: the conversation is longer than the model can read")
-    status = error.status_code if isinstance(error, ModelHTTPError) else "an error"
-    return Refused(f"{which}: the provider answered {status}")
+        return Refused(f"{which}: the conversation is longer than the model can read")
+    if not isinstance(error, ModelHTTPError):
+        return BadReply(f"{which}: the provider's answer cannot be read")
+    return Refused(f"{which}: the provider answered {error.status_code}")

@@ -20,7 +20,7 @@ from pydantic_ai.models.function import FunctionModel
 from angarium.agents.agent import Agent
 from angarium.agents.approvals import APPROVE
 from angarium.agents.contract import ToolCall, ToolResult
-from angarium.agents.guard import BROKEN
+from angarium.agents.guard import OVER_BUDGET
 from angarium.agents.kinds.llm import LLM
 from angarium.agents.toolbox import tool
 from angarium.agents.turns import Patience
@@ -33,6 +33,8 @@ from angarium.limits import (
 )
 from angarium.testing.agents import AgentWorld
 from angarium.testing.scripted import results, scripted
+
+from .turns import one_turn
 
 models.ALLOW_MODEL_REQUESTS = False
 AT_ONCE = Patience(first_event_s=20, turn_s=20, retry_min_s=0, retry_max_s=0)
@@ -257,7 +259,7 @@ def test_a_model_that_only_calls_tools_is_stopped():
 
     async def scenario(world):
         (answer,) = await world.say("hi")
-        assert answer == BROKEN.sentence
+        assert answer == OVER_BUDGET.sentence
         assert len(till.paid) == 2
 
     in_world(scenario, shop(("pay", {"cents": 1}), tools=till.tools(), max_tool_calls=2))
@@ -403,30 +405,10 @@ def test_while_a_model_fails_the_next_one_answers():
 
 def collect(llm, text="hi", **fields):
     """The events of one turn outside of any gateway."""
-    from angarium.agents.contract import Person, Turn
-
-    class Tools:
-        def __init__(self):
-            self.values = {}
-
-        async def keep(self, name, value):
-            self.values[name] = value
-
-        def kept(self, name):
-            return self.values.get(name)
-
-        async def call(self, name, effect, do, *arguments):
-            return await do("key")
-
-        async def status(self, text):
-            pass
-
-    person = Person("@ada:test")
-    turn = Turn("c", 1, text, person, llm.name, 1, Tools(), **fields)
 
     async def run():
         try:
-            return [event async for event in llm.run(turn)]
+            return [event async for event in llm.run(one_turn(text, **fields))]
         finally:
             await llm.close()
 
