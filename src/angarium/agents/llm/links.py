@@ -81,7 +81,7 @@ class Link:
     def __init__(self, mcp: MCP, clock: Clock) -> None:
         self.mcp, self._clock = mcp, clock
         self._client: Client[Any] | None = None
-        self._opening = asyncio.Lock()
+        self._opening, self._listing = asyncio.Lock(), asyncio.Lock()
         self._tools: tuple[RemoteTool, ...] | None = None
         self._listed_s = self._failed_s = float("-inf")
         self._error: AngariumError | None = None
@@ -97,22 +97,25 @@ class Link:
     async def tools(self) -> tuple[RemoteTool, ...]:
         """What it offers, from memory while the list is young. Raises Unavailable where there
         is no list, however old."""
-        now_s = self._clock.monotonic_s()
-        if self._tools is not None and now_s - self._listed_s < MCP_TOOLS_TTL_S:
+        async with self._listing:  # Turns that begin together ask once.
+            now_s = self._clock.monotonic_s()
+            if self._tools is None or now_s - self._listed_s >= MCP_TOOLS_TTL_S:
+                self._listed_s = now_s  # Before: its server may say meanwhile that it changed.
+                self._tools = await self._list(self._tools)
             return self._tools
+
+    async def _list(self, known: tuple[RemoteTool, ...] | None) -> tuple[RemoteTool, ...]:
+        """From the server; while it is away, what is known serves for another while."""
         try:
             async with self._connected() as client, asyncio.timeout(MCP_LIST_S):
                 listed = await client.list_tools(max_pages=16)
         except Exception as error:
             trouble = self._trouble(error)
-            if self._tools is None:
+            if known is None:
                 raise trouble from None
-            self._listed_s = now_s  # The old list serves for another while.
-            return self._tools
+            return known
         offered = (tool for tool in listed[:MCP_TOOLS_MAX] if self.mcp.allows(tool.name))
-        self._tools = tuple(_believe(tool, self.mcp) for tool in offered)
-        self._listed_s = now_s
-        return self._tools
+        return tuple(_believe(tool, self.mcp) for tool in offered)
 
     async def call(self, tool: str, arguments: dict[str, Any], key: str, effect: Effect) -> str:
         """The text of its answer. Raises Unavailable where nothing was sent; where something

@@ -138,7 +138,7 @@ def test_a_crash_at_any_moment_repeats_nothing():
 def test_crashes_at_any_two_moments_repeat_nothing():
     random_ = random.Random(11)
     _, _, moments = asyncio.run(journey([]))
-    for _ in range(40):
+    for _ in range(25):
         first = random_.randrange(moments)
         deaths = [first, first + 1 + random_.randrange(12)]
         said, outside, _ = asyncio.run(journey(deaths))

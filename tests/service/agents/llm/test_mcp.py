@@ -110,9 +110,8 @@ def test_a_tool_server_by_stdio_answers_and_is_given_the_key_of_the_call(tmp_pat
         assert answer.startswith("<untrusted-")
 
     in_world(scenario, agent(("refund", {"order": "A1"}), told("refund"), servers=[server]))
-    name, _order, _value, key = log.read_text().splitlines()[1].split(" ")
-    assert name == "refund"
-    assert len(key) == 36
+    (sent,) = [line for line in log.read_text().splitlines() if line.startswith("refund ")]
+    assert len(sent.split(" ")[-1]) == 36
 
 
 def test_a_tool_server_by_http_answers_turn_after_turn(by_http):
