@@ -18,20 +18,20 @@ from angarium.agents.contract import (
     AgentKind,
     Attachment,
     Done,
-    Effect,
     Handoff,
     Person,
-    Recalled,
     Status,
     Text,
     Turn,
     Usage,
 )
+from angarium.agents.direct_tools import DirectTools
 from angarium.agents.guard import Admit, admit_everybody, check_inbound, stands_in
 from angarium.agents.guard import classify as judge
-from angarium.agents.ledger import Journal, Question, call_name, idempotency_key, result_of
+from angarium.agents.handoff import may_hand_to
+from angarium.agents.ledger import Journal, Question
 from angarium.agents.registry import Registry
-from angarium.agents.tools import EFFECTS, Suspended
+from angarium.agents.tools import Suspended
 from angarium.agents.ward import Ward
 from angarium.clock import Clock
 from angarium.errors import (
@@ -40,9 +40,9 @@ from angarium.errors import (
     AngariumError,
     BadReply,
     Busy,
-    Conflict,
     NotFound,
     OutcomeUnknown,
+    OverBudget,
     RateLimited,
     TooLarge,
     Unavailable,
@@ -55,7 +55,6 @@ from angarium.limits import (
     DIRECT_RUNS_MAX,
     DIRECT_RUNS_PER_PERSON_MAX,
     HANDOFFS_PER_TURN_MAX,
-    STATUSES_PER_TURN_MAX,
     TURN_TEXT_CHARS_MAX,
 )
 
@@ -107,6 +106,7 @@ class _Request:
         default_factory=lambda: asyncio.Queue(DIRECT_EVENTS_WAITING)
     )
     declined: tuple[str, ...] = ()
+    cost_usd: float = 0.0
     begun: bool = False  # Something was said that cannot be taken back.
 
 
@@ -157,7 +157,8 @@ class DirectRunner:
         `memory` are used and changed; hand in what an earlier run left in them.
 
         Closing the iterator stops the agent. Raises NotFound, TooLarge, RateLimited, Busy,
-        Unavailable, AgentTimedOut, BadReply, OutcomeUnknown, and AgentFailed for all else.
+        Unavailable, AgentTimedOut, BadReply, OutcomeUnknown, OverBudget, and AgentFailed for
+        all else.
         """
         if self._registry.find(agent_name) is None:
             raise NotFound(f"there is no agent {agent_name[:40]!r}")
@@ -281,7 +282,7 @@ class DirectRunner:
         self,
         request: _Request,
         agent: AgentKind,
-        tools: "DirectTools",
+        tools: DirectTools,
         alive: Callable[[], None],
     ) -> str:
         def begin() -> AsyncIterator[AgentEvent]:
@@ -305,17 +306,27 @@ class DirectRunner:
             async for event in events:
                 alive()
                 if isinstance(event, Usage):
-                    await self._used(agent, request.person, event)
+                    await self._count_usage(request, agent, event)
                 if tools.hold(event):
                     continue
                 request.begun = request.begun or not isinstance(event, Status)
                 await request.told.put(event)
                 if isinstance(event, Handoff):
-                    return str(event.to) or await self._decline(request, agent)
+                    to = str(event.to)
+                    if not may_hand_to(agent, to):
+                        raise AgentFailed("the agent may not pass anything there")
+                    return to or await self._decline(request, agent)
         for held in tools.release():
             await request.told.put(held)
         await request.told.put(Done())
         return ""
+
+    async def _count_usage(self, request: _Request, agent: AgentKind, usage: Usage) -> None:
+        """Raises OverBudget, and what the hook raises."""
+        request.cost_usd += usage.cost_usd
+        await self._used(agent, request.person, usage)
+        if agent.terms.budget_usd and request.cost_usd > agent.terms.budget_usd:
+            raise OverBudget("this request has used up what it may")
 
     async def _decline(self, request: _Request, agent: AgentKind) -> str:
         request.declined += (agent.name,)
@@ -328,108 +339,6 @@ class DirectRunner:
         return to if passes and to != agent.name and self._registry.find(to) else ""
 
 
-class DirectTools:
-    """TurnTools of one run; all in memory. `question` is set when it ended at one."""
-
-    def __init__(
-        self,
-        journal: Journal,
-        key: str,
-        agent: str,
-        told: asyncio.Queue[Any],
-        alive: Callable[[], None],
-    ) -> None:
-        self._journal, self._key, self._agent = journal, key, agent
-        self._told, self._alive = told, alive
-        self._asked = self._statuses = 0
-        self._held: list[AgentEvent] = []
-        self._closed = False
-        self.question: Question | None = None
-
-    def begin(self) -> None:
-        """The agent starts from the beginning: its first question is the first again."""
-        self._asked = 0
-        self._held = []
-
-    def hold(self, event: AgentEvent) -> bool:
-        """Whether the event waits: what is said before an answered question was said then."""
-        answered = [
-            asked
-            for asked in self._journal.questions
-            if asked.answer is not None and asked.name.startswith(f"{self._agent}/")
-        ]
-        if not isinstance(event, Text) or self._asked >= len(answered):
-            return False
-        self._held.append(event)
-        return True
-
-    def release(self) -> list[AgentEvent]:
-        """What was held and belongs to no question after all."""
-        held, self._held = self._held, []
-        return held
-
-    async def ask(self, question: str, options: Sequence[str] = (), name: str = "") -> str:
-        """Return the answer if there is one; otherwise end this run at the question."""
-        self._check_open()
-        self._asked += 1
-        known_as = f"{self._agent}/{name or self._asked}"
-        known = self._journal.find_question(known_as)
-        if known is not None and known.answer is not None:
-            self._held = []
-            self._alive()
-            return known.answer
-        self.question = known or self._journal.add_question(
-            known_as, question, list(options), 0
-        )
-        raise Suspended
-
-    async def call(
-        self, name: str, effect: Effect, do: Callable[[str], Awaitable[Any]], *arguments: Any
-    ) -> Any:
-        """Run `do(idempotency_key)`; within one journal a finished call is not run again."""
-        if effect not in EFFECTS:
-            raise ValueError(f"effect is one of {', '.join(EFFECTS)}, not {effect!r}")
-        self._check_open()
-        self._alive()
-        call = call_name(self._agent, name, arguments)
-        known = self._journal.begin(call, effect)
-        if known is not None:
-            return result_of(known)
-        result = self._journal.finish(call, await do(idempotency_key(self._key, 0, call)))
-        self._alive()
-        return result
-
-    async def keep(self, name: str, value: bytes) -> None:
-        """Save `value` in the journal, which is the caller's to store."""
-        self._check_open()
-        self._journal.kept[f"{self._agent}/{name}"] = value
-
-    def kept(self, name: str) -> bytes | None:
-        """What was kept under `name`."""
-        return self._journal.kept.get(f"{self._agent}/{name}")
-
-    async def recall(self, query: str, limit: int = 5) -> list[Recalled]:
-        """Nothing: of requests nothing is kept."""
-        return []
-
-    async def status(self, text: str) -> None:
-        """Show progress; dropped where nobody reads it."""
-        if self._closed or self._statuses >= STATUSES_PER_TURN_MAX:
-            return
-        self._statuses += 1
-        self._alive()
-        if not self._told.full():
-            self._told.put_nowait(Status(text))
-
-    def close(self) -> None:
-        """After this, tasks that the agent left behind can change nothing."""
-        self._closed = True
-
-    def _check_open(self) -> None:
-        if self._closed or self.question is not None:
-            raise Conflict("this run is over")
-
-
 def _coded(agent: AgentKind, error: Exception, expired: bool) -> AngariumError:
     """What the caller is told; never the sentence of an error that is not ours."""
     _log.warning("agent %s failed a request: %s", agent.name, type(error).__name__)
@@ -438,7 +347,7 @@ def _coded(agent: AgentKind, error: Exception, expired: bool) -> AngariumError:
         return AgentTimedOut("the agent took too long and was stopped")
     if isinstance(error, Unavailable):
         return type(error)(trouble.sentence, error.after_ms)
-    if isinstance(error, BadReply | OutcomeUnknown | TooLarge):
+    if isinstance(error, BadReply | OutcomeUnknown | OverBudget | TooLarge):
         return type(error)(trouble.sentence)
     return Unavailable(trouble.sentence) if trouble.again else AgentFailed(trouble.sentence)
 

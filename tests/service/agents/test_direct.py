@@ -21,6 +21,7 @@ from angarium.errors import (
     Busy,
     Forbidden,
     NotFound,
+    OverBudget,
     RateLimited,
     ReplyCutOff,
     TooLarge,
@@ -351,17 +352,50 @@ def test_nobody_stands_in_for_an_answer_that_was_begun() -> None:
         asyncio.run(said(made(half, echo, terms={"fallback": "echo"}), "half"))
 
 
-def test_what_is_used_is_told_and_may_end_the_run() -> None:
-    async def dear(turn: Any) -> AsyncIterator[AgentEvent]:
-        yield Usage(input_tokens=3, cost_usd=0.5)
-        yield Text("never")
+async def dear(turn: Any) -> AsyncIterator[AgentEvent]:
+    yield Usage(input_tokens=3, cost_usd=0.5)
+    yield Text("once")
+    yield Usage(input_tokens=3, cost_usd=0.5)
+    yield Text("never")
 
+
+def test_what_is_used_is_told_and_may_end_the_run() -> None:
     told: list[float] = []
 
     async def used(agent: Any, person: Person, usage: Usage) -> None:
         told.append(usage.cost_usd)
-        raise Forbidden("over the budget")
+        raise OverBudget("over the cap of the day")
 
-    with pytest.raises(AgentFailed):
+    with pytest.raises(OverBudget):
         asyncio.run(said(made(dear, used=used), "dear"))
     assert told == [0.5]
+
+
+def test_a_request_costs_no_more_than_its_agent_may() -> None:
+    async def scenario() -> list[str]:
+        heard: list[str] = []
+        with pytest.raises(OverBudget):
+            await hear(made(dear, terms={"budget_usd": 0.75}), heard)
+        assert heard == ["once"]
+        await hear(made(dear, terms={"budget_usd": 1.0}), heard)
+        return heard
+
+    async def hear(runner: DirectRunner, heard: list[str]) -> None:
+        async for event in runner.run("dear", "hi", (), ADA):
+            if isinstance(event, Text):
+                heard.append(event.text)
+
+    assert asyncio.run(scenario()) == ["once", "once", "never"]
+
+
+def test_an_agent_passes_nothing_to_whom_it_may_not() -> None:
+    async def first(turn: Any) -> Handoff:
+        return Handoff("echo")
+
+    for allowed, passes in ((["echo"], True), (["human"], False), ([], False)):
+        runner = made(first, echo, terms={"can_handoff": allowed})
+        if passes:
+            assert Text("Ada: hi") in asyncio.run(said(runner, "first"))
+        else:
+            with pytest.raises(AgentFailed):
+                asyncio.run(said(runner, "first"))
