@@ -93,6 +93,15 @@ class Settings(BaseSettings):
     rate_per_minute: int = Field(
         RATE_PER_MINUTE, ge=1, description="Messages a minute per principal and per phone."
     )
+    disclose_to: Literal["channels", "everybody"] = Field(
+        "channels",
+        description="Who is told with the first answer that an AI agent writes: people on "
+        "channels, or people in the app as well.",
+    )
+    disclosure: str = Field(
+        "", max_length=500,
+        description="What they are told; empty: a sentence in the person's language.",
+    )  # fmt: skip
     person_day_usd: float = Field(
         0.0, ge=0,
         description="What agents may spend for one person in a day (UTC), in dollars. 0: no "

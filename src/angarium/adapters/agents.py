@@ -17,6 +17,7 @@ from angarium.agents.handoff import HumanHours, Notice
 from angarium.agents.loading import load_declared
 from angarium.agents.overview import overview
 from angarium.agents.registry import Registry, Roster, load_registry
+from angarium.agents.replies import Disclosure
 from angarium.agents.routing.cache import RouteCache
 from angarium.agents.routing.make import make_router, make_worker
 from angarium.agents.routing.router import Router
@@ -117,6 +118,7 @@ class AgentService:
             router=self.router,
             embedder=lambda: worker,
             caps=caps,
+            disclosure=Disclosure(settings.disclose_to == "everybody", settings.disclosure),
             hours=HumanHours(settings.human_wait_s, settings.human_idle_s),
             tell=self._tell,
         )

@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 
+from angarium.agents.reply_guard import guard_reply
 from angarium.e2ee.body import Body
 from angarium.ids import ConversationId
 from angarium.limits import (
@@ -100,7 +101,7 @@ class Draft:
     def _send_unsent(self) -> None:
         self._stop_flush()
         if self._unsent:
-            piece = "".join(self._unsent)
+            piece, _ = guard_reply("".join(self._unsent))
             self._unsent = []
             self._next_piece_s = self._loop.time() + PART_EVERY_S
             self._send(Body(text=piece, agent=self._place.agent))

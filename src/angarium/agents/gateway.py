@@ -19,7 +19,7 @@ from angarium.agents.people import People
 from angarium.agents.recall import Embedder, Recall
 from angarium.agents.records import Desk, TurnSeals
 from angarium.agents.registry import Registry
-from angarium.agents.replies import Replies
+from angarium.agents.replies import ON_CHANNELS, Disclosure, Replies
 from angarium.agents.routing.router import Router
 from angarium.agents.spend import Caps, Spend
 from angarium.agents.turns import ReadFile, TurnRunner, no_files
@@ -90,6 +90,7 @@ class Gateway:
         turns_at_once: int = TURNS_AT_ONCE,
         turns_held_max: int = TURNS_HELD_MAX,
         caps: Caps | None = None,
+        disclosure: Disclosure = ON_CHANNELS,
         hours: HumanHours | None = None,
         tell: Tell = tell_nobody,
         embedder: Callable[[], Embedder | None] = lambda: None,
@@ -110,6 +111,7 @@ class Gateway:
         self._hours, self._tell = hours or HumanHours(), tell
         scope = f"gateway/{device}"
         self._spend = Spend(vault, sealer, scope, clock, caps or Caps(), "gateway")
+        self._disclosure = disclosure
         self._rung = asyncio.Event()
         self._recall = Recall(self._people, clock, embedder)
         self._at_once, self._held_max = turns_at_once, turns_held_max
@@ -352,7 +354,7 @@ class Gateway:
             fence=fence,
             journal=self._journal,
         )
-        replies = Replies(desk, self._spend)
+        replies = Replies(desk, self._spend, self._disclosure)
         humans = Humans(desk, replies, self._controls, self._hours, self._tell)
         runner = TurnRunner(
             desk,

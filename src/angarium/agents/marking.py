@@ -16,6 +16,7 @@ _SOURCE = re.compile(r"[^\w.:@/-]+")
 _ANY_MARK = re.compile(
     r"</?untrusted-[0-9a-f]{16}(?:\s[^>\n]{0,200})?>[ \t]*\n?", re.IGNORECASE
 )
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 CUT = "[cut here]"
 
 
@@ -39,7 +40,8 @@ _UNSEEN = _unseen()
 
 def clean(text: str) -> str:
     """`text` without control, bidirectional and invisible characters, and without marks."""
-    plain = text.translate(_UNSEEN)
+    seen = text.isascii() and not _CONTROL.search(text)
+    plain = text if seen else text.translate(_UNSEEN)
     while (bare := _ANY_MARK.sub("", plain)) != plain:  # Until none is made of what is left.
         plain = bare
     return plain

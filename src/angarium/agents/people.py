@@ -1,8 +1,8 @@
 """What is remembered of a person across conversations, sealed in the vault.
 
 Per agent a memory of its own, and exchanges that can be recalled, under the person's own key;
-and an account that outlives `/forget`, because it holds no content: what was spent, and whether
-the person was told that agents are software.
+and an account that outlives `/forget`, because it holds no content: whether the person was told
+that agents are software.
 """
 
 import asyncio
@@ -26,10 +26,9 @@ _DROPS_AT_ONCE = 200
 
 
 class Account(msgspec.Struct, omit_defaults=True):
-    """What is kept of a person without any content. `spent`: micro-dollars by day."""
+    """What is kept of a person without any content."""
 
-    disclosed: bool = False
-    spent: dict[str, int] = {}
+    disclosed: bool = False  # Was told that an AI agent answers.
 
 
 class Exchange(msgspec.Struct, omit_defaults=True):
@@ -116,9 +115,9 @@ class People:
 
     # --- writing ------------------------------------------------------------------------------
 
-    def put_account(self, person: PersonNotes) -> PutRecord:
+    def put_account(self, person: PersonNotes, account: Account) -> PutRecord:
         key = f"{person.user}/account"
-        sealed = self._sealer.seal(_encode(person.account), f"{self._scope}/{key}")
+        sealed = self._sealer.seal(_encode(account), f"{self._scope}/{key}")
         return PutRecord(self._scope, key, sealed)
 
     def change_memory(

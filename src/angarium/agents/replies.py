@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -11,6 +11,7 @@ from angarium.agents.guard import TOO_MANY_OPEN, Trouble, cut_reply
 from angarium.agents.ledger import Question
 from angarium.agents.memory import Route
 from angarium.agents.records import Desk, OpenTurn
+from angarium.agents.sentences import AI_DISCLOSURE, say
 from angarium.agents.spend import Spend
 from angarium.e2ee.body import Body
 from angarium.errors import Forbidden, NotFound, NotMember, TooLarge, Unavailable, Untrusted
@@ -25,7 +26,19 @@ from angarium.storage.contract import TURN_FINAL, PutTurn, Turn, TurnState, Writ
 
 _log = logging.getLogger(__name__)
 SEAL_BROKEN = "seal_broken"
-DISCLOSURE = "You are talking to an AI agent."
+DISCLOSURE = say(AI_DISCLOSURE)
+
+
+@dataclass(frozen=True, slots=True)
+class Disclosure:
+    """Who is told that an AI agent answers: people on channels, or `everybody`; and in which
+    words, where those of the product in seven languages are not wanted."""
+
+    everybody: bool = False
+    text: str = ""
+
+
+ON_CHANNELS = Disclosure()
 
 
 class Replies:
@@ -35,8 +48,8 @@ class Replies:
     Reply and apology share a part: a message never gets both, but by an operator's replay.
     """
 
-    def __init__(self, desk: Desk, spend: Spend) -> None:
-        self._desk, self._spend = desk, spend
+    def __init__(self, desk: Desk, spend: Spend, disclosure: Disclosure = ON_CHANNELS) -> None:
+        self._desk, self._spend, self._disclosure = desk, spend, disclosure
 
     async def finish(
         self,
@@ -63,6 +76,7 @@ class Replies:
             PutTurn(final),
             *also,
             *self._route_writes(turn, route),
+            *self._account_writes(turn, route),
             *self._spend.writes(turn),
         ]
         if not text:
@@ -71,6 +85,7 @@ class Replies:
             body = Body(text=text, agent=agent, ref=turn.ref, refs=turn.refs)
             await self._submit(turn, body, turn.journal.reply_part, writes)
         turn.record, turn.notes.route = final, route
+        turn.person.account.disclosed |= route.disclosed
 
     async def ask(self, turn: OpenTurn, question: Question) -> None:
         """Send the question and let the turn wait, in one write. Where too many questions are
@@ -99,10 +114,12 @@ class Replies:
         writes = [
             PutTurn(waiting),
             *self._route_writes(turn, route),
+            *self._account_writes(turn, route),
             *self._spend.writes(turn),
         ]
         await self._submit(turn, body, question.part, writes)
         turn.record, turn.notes.route = waiting, route
+        turn.person.account.disclosed |= route.disclosed
 
     async def apologise(
         self, turn: OpenTurn, trouble: Trouble, state: TurnState = "failed"
@@ -143,12 +160,23 @@ class Replies:
         )
 
     def _disclose(self, turn: OpenTurn, text: str, route: Route) -> tuple[str, Route]:
-        """People on channels are told once, with the first message, what they talk to."""
-        if not text or not turn.heard.body.via or route.disclosed:
+        """People are told once, with the first message, what they talk to: on channels in each
+        conversation, in the app once, where everybody is to be told."""
+        on_channel = bool(turn.heard.body.via)
+        told_before = route.disclosed or (turn.person.account.disclosed and not on_channel)
+        if not text or told_before or not (on_channel or self._disclosure.everybody):
             return cut_reply(text), route
-        room = REPLY_BYTES_MAX - len(DISCLOSURE) - 2
+        sentence = self._disclosure.text or say(AI_DISCLOSURE, turn.language)
+        room = REPLY_BYTES_MAX - len(sentence.encode()) - 2
         told = msgspec.structs.replace(route, disclosed=True)
-        return f"{DISCLOSURE}\n\n{cut_reply(text, room)}", told
+        return f"{sentence}\n\n{cut_reply(text, room)}", told
+
+    def _account_writes(self, turn: OpenTurn, route: Route) -> list[Write]:
+        """That the person was told, where this message tells it."""
+        if not route.disclosed or turn.person.account.disclosed:
+            return []
+        told = msgspec.structs.replace(turn.person.account, disclosed=True)
+        return [self._desk.people.put_account(turn.person, told)]
 
     def _route_writes(self, turn: OpenTurn, route: Route) -> list[Write]:
         if route == turn.notes.route:

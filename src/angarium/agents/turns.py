@@ -61,6 +61,7 @@ from angarium.agents.recall import Recall
 from angarium.agents.records import Desk, OpenTurn
 from angarium.agents.registry import Registry
 from angarium.agents.replies import Replies
+from angarium.agents.reply_guard import guard_reply
 from angarium.agents.routing.router import Router
 from angarium.agents.routing.rules import Facts, may_answer
 from angarium.agents.spend import Spend
@@ -368,9 +369,15 @@ class TurnRunner:
         passed = await _follow(self._ward.run(agent, begin), draft, attempt)
         if passed is not None:
             return Passed(passed, draft.text)
-        text = cut_reply(draft.text)
+        text = cut_reply(self._guarded(agent, draft.text))
         said = (("user", turn.text), *_asked(turn), ("agent", text))
         return Answered(text, tuple(left(self._desk, turn, start, said)))
+
+    def _guarded(self, agent: AgentKind, text: str) -> str:
+        guarded, count = guard_reply(text)
+        if count:
+            _log.warning("agent %s: %d secrets were taken out of a reply", agent.name, count)
+        return guarded
 
     def _live(self, turn: OpenTurn, tools: LiveTools, start: Starting) -> Turn:
         body, record = turn.heard.body, turn.record

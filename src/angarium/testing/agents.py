@@ -18,6 +18,7 @@ from angarium.agents.guard import Admit, admit_everybody
 from angarium.agents.handoff import HumanHours, Tell, tell_nobody
 from angarium.agents.recall import Embedder
 from angarium.agents.registry import Registry
+from angarium.agents.replies import ON_CHANNELS, Disclosure
 from angarium.agents.routing.router import Router
 from angarium.agents.spend import Caps
 from angarium.agents.ward import Ward
@@ -77,6 +78,7 @@ class AgentWorld:
         ward: Ward | None = None,
         embedder: Embedder | None = None,
         caps: Caps | None = None,
+        disclosure: Disclosure = ON_CHANNELS,
         hours: HumanHours | None = None,
         tell: Tell = tell_nobody,
         journal: bool = True,
@@ -90,6 +92,7 @@ class AgentWorld:
         self._patience, self._admit, self._reach = patience, admit, reach
         self._journal, self._ward, self._embedder = journal, ward, embedder
         self._turns_at_once, self._turns_held_max = turns_at_once, turns_held_max
+        self._disclosure = disclosure
         self._caps, self._hours, self._tell = caps, hours, tell
         self._sealer = FixedKeySealer()
         self._open_store = open_store
@@ -157,6 +160,7 @@ class AgentWorld:
             ward=ward or self._ward,
             embedder=lambda: self._embedder,
             caps=self._caps,
+            disclosure=self._disclosure,
             hours=self._hours,
             tell=self._tell,
             patience=self._patience,
