@@ -16,6 +16,7 @@ from angarium.clock import Clock
 from angarium.errors import AngariumError
 from angarium.kms.contract import Sealer
 from angarium.limits import HOUSEKEEPING_EVERY_S
+from angarium.server.a2a_kept import sweep as sweep_tasks
 from angarium.server.guard import Guard
 from angarium.server.routes_a2a import A2ARoutes, a2a_is_installed
 from angarium.server.routes_openai import OpenAIRoutes
@@ -44,6 +45,7 @@ class AgentApi:
         self._registry, self._router, self._clock = registry, router, clock
         self._guard, self._shelf = guard, Shelf(vault, sealer, clock)
         self.runner = DirectRunner(registry, ward, clock, used=used, other=self._other)
+        self._vault = vault
         self._a2a: A2ARoutes | None = None
         if a2a_is_installed():
             self._a2a = A2ARoutes(
@@ -71,10 +73,11 @@ class AgentApi:
             await self._a2a.close()
 
     async def sweep(self) -> None:
-        """Drop kept requests whose time is over, now and again, until cancelled."""
+        """Drop kept requests and tasks whose time is over, now and again, until cancelled."""
         while True:
             try:
                 await self._shelf.sweep()
+                await sweep_tasks(self._vault, self._clock)
             except AngariumError as error:
                 log.warning("requests.sweep_delayed", code=error.code)
             await asyncio.sleep(HOUSEKEEPING_EVERY_S)

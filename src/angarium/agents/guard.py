@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from angarium.agents.sentences import BUDGET_SPENT, say
 from angarium.errors import (
+    AgentFailed,
     AngariumError,
     BadReply,
     Busy,
@@ -91,6 +92,7 @@ FLOODED = Trouble(
     TooLarge.code, "Sorry, the answer became far too long, so I stopped.", again=False
 )
 BROKEN = Trouble("agent_error", "Sorry, something went wrong while answering.", again=False)
+FAILED_ELSEWHERE = Trouble(BROKEN.code, BROKEN.sentence, again=False)
 UNREADABLE = "Sorry, the answer came in a form that I cannot read. Please try again."
 _BAD_REPLIES = {
     ReplyCutOff.code: "Sorry, the answer broke off before its end. Please try again.",
@@ -131,6 +133,8 @@ def classify(error: Exception) -> Trouble:
         return OVER_BUDGET
     if isinstance(error, BadReply):
         return Trouble(error.code, _BAD_REPLIES.get(error.code, UNREADABLE), again=False)
+    if isinstance(error, AgentFailed):
+        return FAILED_ELSEWHERE
     if isinstance(error, AngariumError):
         return BROKEN_FOR_NOW if error.retryable else BROKEN
     # Files and names fail the same way again; connections may not.

@@ -42,6 +42,7 @@ from angarium.agents.draft import Draft, Place
 from angarium.agents.guard import (
     BROKEN,
     CANCELLED,
+    FAILED_ELSEWHERE,
     IN_CIRCLES,
     NO_AGENT,
     NOT_ALLOWED,
@@ -451,7 +452,7 @@ class TurnRunner:
 
 def _may_pass(trouble: Trouble) -> bool:
     """Whether another agent may fare better."""
-    return trouble.again or trouble is SILENT
+    return trouble.again or trouble is SILENT or trouble is FAILED_ELSEWHERE
 
 
 def _is_cancelled() -> bool:

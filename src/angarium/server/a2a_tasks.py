@@ -18,9 +18,9 @@ from angarium.limits import (
     A2A_DEAD_AFTER_S,
     A2A_TASK_BYTES_MAX,
     A2A_TASK_ID_CHARS_MAX,
-    A2A_TASK_KEPT_S,
     A2A_TASKS_PER_PERSON_MAX,
 )
+from angarium.server.a2a_kept import due, is_over, saved_ms_of, sealed_of, stamped
 from angarium.storage.contract import DropRecord, PutRecord, Vault, Write
 
 RUNNING = frozenset({TaskState.TASK_STATE_SUBMITTED, TaskState.TASK_STATE_WORKING})
@@ -48,7 +48,6 @@ class _Record(msgspec.Struct, omit_defaults=True):
     """`alive_ms`: when the process that runs it last said so."""
 
     task: bytes
-    saved_ms: int
     alive_ms: int
     carried: Carried | None = None
 
@@ -157,7 +156,7 @@ class SealedTasks(TaskStore):
             record = self._open(user, found.key, found.blob)
             if live is not None:
                 tasks.append(_copy(live))
-            elif record is not None and not self._is_over(record):
+            elif record is not None:
                 tasks.append(await self._settled(user, record))
         return tasks
 
@@ -166,36 +165,28 @@ class SealedTasks(TaskStore):
             return None
         for found in await self._vault.read(self._scope(user), task_id):
             if found.key == task_id:
-                record = self._open(user, task_id, found.blob)
-                return None if record is None or self._is_over(record) else record
+                return self._open(user, task_id, found.blob)
         return None
 
     async def _write(self, user: str, task: Task) -> None:
         scope, now_ms = self._scope(user), self._clock.now_ms()
-        writes: Sequence[Write] = ()
+        writes: list[Write] = []
         if (user, task.id) not in self._written:
-            writes = await self._make_room(user, task.id)
-        raw = _packed(task)
-        record = _Record(raw, now_ms, now_ms, self._carried.get((user, task.id)))
-        blob = self._sealer.seal(_encode(record), f"{scope}/{task.id}")
-        await self._vault.write([PutRecord(scope, task.id, blob), *writes])
+            writes = [due(scope, now_ms), *await self._make_room(scope, task.id)]
+        record = _Record(_packed(task), now_ms, self._carried.get((user, task.id)))
+        sealed = self._sealer.seal(_encode(record), f"{scope}/{task.id}/{now_ms}")
+        put = PutRecord(scope, task.id, stamped(now_ms, sealed))
+        await self._vault.write([*writes, put])
 
-    async def _make_room(self, user: str, task_id: str) -> Sequence[Write]:
+    async def _make_room(self, scope: str, task_id: str) -> Sequence[Write]:
         """Drop what is over, and the oldest where there are too many."""
-        scope = self._scope(user)
-        kept = []
-        gone = []
-        for found in await self._vault.read(scope):
-            record = self._open(user, found.key, found.blob)
-            if found.key == task_id:
-                continue
-            if record is None or self._is_over(record):
-                gone.append(found.key)
-            else:
-                kept.append((record.saved_ms, found.key))
+        now_ms = self._clock.now_ms()
+        others = [one for one in await self._vault.read(scope) if one.key != task_id]
+        kept = [one for one in others if not is_over(one.blob, now_ms)]
+        kept.sort(key=lambda one: saved_ms_of(one.blob))
         room = A2A_TASKS_PER_PERSON_MAX - 1
-        gone += [key for _, key in sorted(kept)[: max(0, len(kept) - room)]]
-        return [DropRecord(scope, key) for key in gone]
+        stays = {one.key for one in kept[-room:]}
+        return [DropRecord(scope, one.key) for one in others if one.key not in stays]
 
     async def _settled(self, user: str, record: _Record) -> Task:
         """The task; failed, with a sentence, where the process that ran it is gone."""
@@ -207,14 +198,14 @@ class SealedTasks(TaskStore):
         return task
 
     def _open(self, user: str, key: str, blob: bytes) -> _Record | None:
-        """One that does not open, or does not read, counts as not there."""
+        """What is over, or does not open, or does not read, counts as not there."""
+        place = f"{self._scope(user)}/{key}/{saved_ms_of(blob)}"
+        if is_over(blob, self._clock.now_ms()):
+            return None
         try:
-            return _decode(self._sealer.unseal(blob, f"{self._scope(user)}/{key}"))
+            return _decode(self._sealer.unseal(sealed_of(blob), place))
         except (SealBroken, msgspec.DecodeError):
             return None
-
-    def _is_over(self, record: _Record) -> bool:
-        return record.saved_ms + A2A_TASK_KEPT_S * 1000 <= self._clock.now_ms()
 
     def _scope(self, user: str) -> str:
         digest = hashlib.sha256(f"a2a/{self._agent}/{user}".encode()).hexdigest()

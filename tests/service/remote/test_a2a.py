@@ -9,7 +9,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import SecretStr
 
-from angarium.agents.guard import BROKEN, FLOODED, TIMED_OUT, UNREADABLE
+from angarium.agents.agent import Agent
+from angarium.agents.contract import Terms
+from angarium.agents.guard import BROKEN, FLOODED, TIMED_OUT, UNREADABLE, stands_in
 from angarium.agents.kinds.a2a import A2AAgent
 from angarium.agents.remote import Remote
 from angarium.agents.turns import Patience
@@ -126,10 +128,48 @@ def test_a_question_waits_through_a_restart():
     with_peer(scenario)
 
 
+# --- who stands in ------------------------------------------------------------------------
+
+
+def with_another(word):
+    other = Agent("other", "Takes the rest")
+
+    @other.on_turn
+    async def answer(turn):
+        return f"the other: {turn.text}"
+
+    async def run():
+        async with Peer() as peer:
+            remote = A2AAgent("remote", peer.url, terms=Terms(fallback="other"))
+            async with AgentWorld([remote, other]) as world:
+                return await world.say(word)
+
+    return asyncio.run(run())
+
+
+def test_what_an_agent_rejects_goes_to_another():
+    assert with_another("reject this") == ["the other: reject this"]
+
+
+def test_what_an_agent_rejects_and_nobody_takes_is_told():
+    async def scenario(world, peer, remote):
+        [told] = await world.say("reject this")
+        assert "Sorry" in told
+        assert "not my job" not in told
+
+    with_peer(scenario)
+
+
+def test_where_an_agent_fails_its_stand_in_answers_and_says_so():
+    assert with_another("fail at this") == [
+        f"{stands_in('remote', 'other')}\n\nthe other: fail at this"
+    ]
+
+
 # --- what goes wrong ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("word", ["fail", "reject", "crash"])
+@pytest.mark.parametrize("word", ["fail", "crash"])
 def test_a_task_that_fails_is_told_in_our_words_and_not_in_the_peers(word):
     async def scenario(world, peer, remote):
         assert await world.say(word) == [BROKEN.sentence]

@@ -1,6 +1,7 @@
 """Others call our agents with the A2A SDK: every person has their own tasks, and keeps them."""
 
 import asyncio
+import sys
 import uuid
 
 import httpx
@@ -28,13 +29,14 @@ from angarium.agents.registry import Registry
 from angarium.agents.ward import Ward
 from angarium.clock import ManualClock
 from angarium.limits import A2A_DEAD_AFTER_S, A2A_TASK_KEPT_S, A2A_TASKS_PER_PERSON_MAX
+from angarium.server.a2a_kept import sweep
 from angarium.server.a2a_tasks import DIED
 from angarium.server.api import make_app
 from angarium.server.auth import Tokens
 from angarium.server.guard import Guard
 from angarium.server.health import Health
 from angarium.server.http import HttpServer, free_port
-from angarium.server.routes_a2a import A2ARoutes
+from angarium.server.routes_a2a import A2ARoutes, a2a_is_installed
 from angarium.telemetry.metrics import Metrics
 from angarium.testing.agents import AgentWorld, in_memory
 from angarium.testing.fakes import FixedKeySealer
@@ -382,6 +384,26 @@ def test_tasks_are_bounded_per_person_and_forgotten_in_time():
     served(scenario)
 
 
+def test_tasks_of_those_who_never_come_again_are_swept():
+    async def scenario(door, shop):
+        client = await door.client()
+        await send(client, "hello")
+        *_, asking, context = await send(client, "ask me")
+        door.clock.advance(A2A_TASK_KEPT_S / 2)
+        await door.stop()
+        await door.start()
+        client = await door.client()
+        await send(client, "1", asking, context)
+        assert await sweep(door.store.vault, door.clock) == 0
+        door.clock.advance(A2A_TASK_KEPT_S / 2 + 3600)
+        assert await sweep(door.store.vault, door.clock) == 1
+        door.clock.advance(A2A_TASK_KEPT_S / 2)
+        assert await sweep(door.store.vault, door.clock) == 1
+        assert await door.store.vault.read("a2a-due") == []
+
+    served(scenario)
+
+
 # --- whose they are -----------------------------------------------------------------------
 
 
@@ -465,3 +487,9 @@ def test_a_request_that_is_none_is_refused_and_the_next_one_answered(body):
         assert (await send(client, "hello"))[0] == "you said hello"
 
     served(scenario)
+
+
+def test_without_the_extra_nothing_is_served_and_nothing_breaks(monkeypatch):
+    assert a2a_is_installed()
+    monkeypatch.setitem(sys.modules, "a2a", None)
+    assert not a2a_is_installed()

@@ -19,6 +19,7 @@ from a2a.types import (
     StreamResponse,
     SubscribeToTaskRequest,
     Task,
+    TaskState,
 )
 from a2a.utils.errors import (
     A2AError,
@@ -28,7 +29,7 @@ from a2a.utils.errors import (
 )
 from google.protobuf.json_format import ParseError  # type: ignore[import-untyped]
 
-from angarium.agents.contract import AgentEvent, Attachment, Done, Text, Turn
+from angarium.agents.contract import AgentEvent, Attachment, Done, Handoff, Text, Turn
 from angarium.agents.kinds.a2a_pieces import FAILED, WAITING, Had, Pieces
 from angarium.errors import AgentFailed, BadReply, Misconfigured, Unavailable
 from angarium.limits import (
@@ -117,6 +118,9 @@ class Exchange:
                     if isinstance(event, Text):
                         said.append(event.text)
                     yield event
+        if pieces.state == TaskState.TASK_STATE_REJECTED and index == 0 and not any(said):
+            yield Handoff("", "rejected")  # Not its business: another may take it.
+            return
         if pieces.state in FAILED:
             raise AgentFailed(f"@{self._turn.agent} did not take the task, or failed at it")
         for event in pieces.rest():
