@@ -168,6 +168,12 @@ class OverBudget(Refused):
     code, http_status = "over_budget", 402
 
 
+class TurnOverBudget(OverBudget):
+    """One turn has used what one turn may; raise its budget or ask for less at once."""
+
+    code = "turn_over_budget"
+
+
 class SchemaBroken(Refused):
     """A tool does not keep to the JSON schema it declares; tell who runs its server."""
 

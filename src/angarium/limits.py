@@ -238,7 +238,7 @@ REMOTE_QUESTIONS_MAX = 8  # Of a remote agent in one turn. More: the turn fails.
 REMOTE_FILES_MAX = 8  # In one answer. More: BadReply.
 
 # Models and their tools.
-MODEL_REQUESTS_OVER_CALLS = 3  # Requests of a turn beyond its tool calls. More: OverBudget.
+MODEL_REQUESTS_OVER_CALLS = 3  # Requests of a turn beyond its tool calls. More: TurnOverBudget.
 MODEL_CONNECT_S = 5.0  # Not connected to a provider by then: Unavailable.
 MODEL_READ_S = 120.0  # A provider that says nothing so long: Unavailable.
 MODEL_ALIVE_EVERY_S = 1.0  # A model that thinks is a sign of life at most this often.

@@ -14,6 +14,7 @@ from angarium.errors import (
     OverBudget,
     ReplyCutOff,
     TooLarge,
+    TurnOverBudget,
     Undecryptable,
 )
 from angarium.ids import UserId
@@ -57,6 +58,11 @@ IN_CIRCLES = Trouble(
 )
 NOT_ALLOWED = Trouble(
     "handoff_refused", "Sorry, no agent here could take this. Nothing was done.", again=False
+)
+TOO_DEAR = Trouble(
+    TurnOverBudget.code,
+    "Sorry, this took more than I may use for one message, so I stopped.",
+    again=False,
 )
 OVER_BUDGET = Trouble(OverBudget.code, say(BUDGET_SPENT), again=False)
 NO_AGENT = Trouble("no_agent", "Sorry, the agent for this is no longer here.", again=False)
@@ -129,6 +135,8 @@ def classify(error: Exception) -> Trouble:
         return BUSY
     if isinstance(error, TooLarge):
         return FLOODED
+    if isinstance(error, TurnOverBudget):
+        return TOO_DEAR
     if isinstance(error, OverBudget):
         return OVER_BUDGET
     if isinstance(error, BadReply):

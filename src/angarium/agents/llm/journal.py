@@ -12,7 +12,7 @@ from pydantic_ai.tools import ToolDefinition
 
 from angarium.agents.contract import Effect, Usage
 from angarium.agents.llm.live import LiveTurn
-from angarium.errors import OverBudget, ReplyCutOff
+from angarium.errors import ReplyCutOff, TurnOverBudget
 
 EFFECT = "angarium_effect"  # In a tool's metadata; a tool without it is `once`.
 
@@ -28,12 +28,12 @@ class Journal(AbstractCapability[Any]):
     async def before_model_request(
         self, ctx: RunContext[Any], request_context: ModelRequestContext
     ) -> ModelRequestContext:
-        """Raises OverBudget instead of asking the model again for more than the turn may."""
+        """Raises TurnOverBudget instead of asking again for more than the turn may."""
         cost_usd, tokens = spent(ctx.messages[self._live.base :])
         if self._budget_usd and cost_usd >= self._budget_usd:
-            raise OverBudget(f"one turn may cost {self._budget_usd} USD")
+            raise TurnOverBudget(f"one turn may cost {self._budget_usd} USD")
         if self._budget_tokens and tokens >= self._budget_tokens:
-            raise OverBudget(f"one turn may use {self._budget_tokens} tokens")
+            raise TurnOverBudget(f"one turn may use {self._budget_tokens} tokens")
         return request_context
 
     async def after_model_request(

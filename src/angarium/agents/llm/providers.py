@@ -36,9 +36,9 @@ from angarium.errors import (
     AngariumError,
     BadReply,
     Misconfigured,
-    OverBudget,
     RateLimited,
     Refused,
+    TurnOverBudget,
     Unavailable,
 )
 from angarium.limits import MODEL_CONNECT_S, MODEL_READ_S
@@ -152,7 +152,7 @@ def as_ours(error: BaseException, agent: str) -> BaseException:
     if isinstance(error, ModelAPIError):
         return _api_error(error, agent)
     if isinstance(error, UsageLimitExceeded):
-        return OverBudget(f"agent {agent!r} asked its model too often in one turn")
+        return TurnOverBudget(f"agent {agent!r} asked its model too often in one turn")
     if isinstance(error, UserError):
         return Misconfigured(f"agent {agent!r}: {error.message}")
     if isinstance(error, ContentFilterError):

@@ -20,12 +20,12 @@ from pydantic_ai.models.function import FunctionModel
 from angarium.agents.agent import Agent
 from angarium.agents.approvals import APPROVE
 from angarium.agents.contract import ToolCall, ToolResult
-from angarium.agents.guard import OVER_BUDGET
+from angarium.agents.guard import TOO_DEAR
 from angarium.agents.kinds.llm import LLM
 from angarium.agents.toolbox import tool
 from angarium.agents.turns import Patience
 from angarium.clock import ManualClock
-from angarium.errors import Misconfigured, OverBudget, RateLimited, Unavailable
+from angarium.errors import Misconfigured, RateLimited, TurnOverBudget, Unavailable
 from angarium.limits import (
     APPROVAL_ARGUMENTS_CHARS_MAX,
     APPROVAL_KEPT_S,
@@ -259,7 +259,7 @@ def test_a_model_that_only_calls_tools_is_stopped():
 
     async def scenario(world):
         (answer,) = await world.say("hi")
-        assert answer == OVER_BUDGET.sentence
+        assert answer == TOO_DEAR.sentence
         assert len(till.paid) == 2
 
     in_world(scenario, shop(("pay", {"cents": 1}), tools=till.tools(), max_tool_calls=2))
@@ -467,7 +467,7 @@ def test_usage_and_tool_calls_are_told_to_the_gateway():
 def test_a_turn_that_has_used_its_tokens_asks_no_more():
     till = Till()
     llm = shop(("look_up", {"order": "A1"}), "done", tools=till.tools(), budget_tokens=1)
-    with pytest.raises(OverBudget):
+    with pytest.raises(TurnOverBudget):
         collect(llm)
 
 
@@ -476,7 +476,7 @@ def test_a_turn_that_has_used_its_money_asks_no_more():
     step = ("look_up", {"order": "A1"})
     model = scripted(step, "done", name="gpt-4o")
     llm = LLM("shop", "s", model=model, tools=till.tools(), budget_usd=0.000001)
-    with pytest.raises(OverBudget):
+    with pytest.raises(TurnOverBudget):
         collect(llm)
 
 
