@@ -107,9 +107,13 @@ def test_a_tool_server_by_stdio_answers_and_is_given_the_key_of_the_call(tmp_pat
     async def scenario(world):
         (answer,) = await world.say("refund it")
         assert "refund done" in answer
-        assert answer.startswith("<untrusted-")
 
-    in_world(scenario, agent(("refund", {"order": "A1"}), told("refund"), servers=[server]))
+    def tell(messages, _info):
+        result = results(messages)["refund"]
+        assert result.startswith("<untrusted-")
+        return result
+
+    in_world(scenario, agent(("refund", {"order": "A1"}), tell, servers=[server]))
     (sent,) = [line for line in log.read_text().splitlines() if line.startswith("refund ")]
     assert len(sent.split(" ")[-1]) == 36
 
