@@ -19,11 +19,13 @@ from angarium.adapters.store import open_store
 from angarium.adapters.wire import Figures
 from angarium.adapters.wires import open_wire
 from angarium.agents.gateway import Gateway
+from angarium.agents.media import Files
 from angarium.bridge.bridge import Bridge
 from angarium.bridge.contacts import Contacts, mark_key
 from angarium.bridge.policy import Policy
 from angarium.clock import Clock, SystemClock
 from angarium.config import Settings
+from angarium.e2ee.attachments import SealedFile
 from angarium.e2ee.body import FileRef
 from angarium.errors import (
     AngariumError,
@@ -318,7 +320,7 @@ class Node:
             owner=self.owner,
             user=self.gateway_user,
             make_endpoint=make_endpoint,
-            read_file=self._read_file,
+            files=Files(self._read_file, self._store_file),
             secret=self.secret,
             guard=Guard(self.tokens, self.limiter),
             operators=Guard(self.tokens, Limiter(API_REQUESTS_PER_MINUTE, self.clock)),
@@ -339,6 +341,13 @@ class Node:
         api = self._api(self.gateway_user)
         try:
             return await attachments.read(api, conversation, file)
+        finally:
+            await api.close()
+
+    async def _store_file(self, plan: SealedFile, data: bytes) -> bytes:
+        api = self._api(self.gateway_user)
+        try:
+            return await attachments.store(api, plan, data)
         finally:
             await api.close()
 

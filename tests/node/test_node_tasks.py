@@ -56,7 +56,7 @@ def service(data: Path, gateway: Any) -> AgentService:
         owner="",
         user=UserId("@gateway:angarium"),
         make_endpoint=nothing,
-        read_file=nothing,
+        files=nothing,
         secret=b"",
         guard=nothing,
         operators=nothing,

@@ -15,6 +15,7 @@ from angarium.agents.discovery.kubernetes import KubernetesDiscovery
 from angarium.agents.gateway import Gateway, MakeEndpoint
 from angarium.agents.handoff import HumanHours, Notice
 from angarium.agents.loading import load_declared
+from angarium.agents.media import Files
 from angarium.agents.overview import overview
 from angarium.agents.registry import Registry, Roster, load_registry
 from angarium.agents.replies import Disclosure
@@ -22,7 +23,6 @@ from angarium.agents.routing.cache import RouteCache
 from angarium.agents.routing.make import make_router, make_worker
 from angarium.agents.routing.router import Router
 from angarium.agents.spend import Caps, Spend
-from angarium.agents.turns import ReadFile
 from angarium.agents.ward import Ward
 from angarium.agents.warmer import Warmer
 from angarium.bus.cache import Cache
@@ -61,7 +61,7 @@ class AgentService:
         owner: str,
         user: UserId,
         make_endpoint: MakeEndpoint,
-        read_file: ReadFile,
+        files: Files,
         secret: bytes,
         guard: Guard,
         operators: Guard,
@@ -72,7 +72,7 @@ class AgentService:
     ) -> None:
         self._settings, self._store, self._clock = settings, store, clock
         self._sealer, self._owner, self._user = sealer, owner, user
-        self._make_endpoint, self._read_file = make_endpoint, read_file
+        self._make_endpoint, self._files = make_endpoint, files
         self._guard, self._base_url = guard, base_url
         self._operators, self._trail = operators, trail
         self._is_open = False
@@ -113,7 +113,7 @@ class AgentService:
             sealer=self._sealer,
             registry=self.registry,
             clock=self._clock,
-            read_file=self._read_file,
+            files=self._files,
             ward=self.ward,
             router=self.router,
             embedder=lambda: worker,

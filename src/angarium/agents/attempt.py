@@ -10,6 +10,7 @@ from angarium.agents.contract import Terms
 from angarium.agents.guard import BROKEN, SILENT, STALLED, TIMED_OUT, Trouble
 from angarium.agents.ledger import Question
 from angarium.agents.records import OpenTurn
+from angarium.e2ee.body import FileRef
 from angarium.limits import (
     AGENT_STOP_S,
     BURST_QUIET_S,
@@ -59,6 +60,7 @@ class Patience:
 class Answered:
     text: str
     also: tuple[Write, ...]
+    files: tuple[FileRef, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from angarium.agents.dispatcher import Dispatcher
 from angarium.agents.guard import Admit, admit_everybody
 from angarium.agents.handoff import HumanHours, Humans, Tell, tell_nobody
 from angarium.agents.lanes import Lanes
+from angarium.agents.media import NO_FILES, Files
 from angarium.agents.memory import Notebook
 from angarium.agents.operators import Operators
 from angarium.agents.orders import SCOPE, read_order
@@ -22,7 +23,7 @@ from angarium.agents.registry import Registry
 from angarium.agents.replies import ON_CHANNELS, Disclosure, Replies
 from angarium.agents.routing.router import Router
 from angarium.agents.spend import Caps, Spend
-from angarium.agents.turns import ReadFile, TurnRunner, no_files
+from angarium.agents.turns import TurnRunner
 from angarium.agents.ward import Ward
 from angarium.clock import Clock
 from angarium.errors import (
@@ -83,7 +84,7 @@ class Gateway:
         registry: Registry,
         clock: Clock,
         admit: Admit = admit_everybody,
-        read_file: ReadFile = no_files,
+        files: Files = NO_FILES,
         ward: Ward | None = None,
         router: Router | None = None,
         patience: Patience | None = None,
@@ -102,7 +103,7 @@ class Gateway:
         self._registry, self._clock, self._admit = registry, clock, admit
         self._ward = ward or Ward(clock)
         self._router = router or Router(registry)
-        self._read_file, self._patience = read_file, patience or Patience()
+        self._files, self._patience = files, patience or Patience()
         self._journal = journal
         self._seals = TurnSeals(sealer, device)
         self._notebook = Notebook(vault, sealer, f"gateway/{device}")
@@ -367,7 +368,7 @@ class Gateway:
             spend=self._spend,
             patience=self._patience,
             admit=self._admit,
-            read_file=self._read_file,
+            files=self._files,
             aside=self._lanes.aside,
             behind=self._lanes.behind,
         )

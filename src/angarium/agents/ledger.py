@@ -50,6 +50,14 @@ class Extra(msgspec.Struct, omit_defaults=True):
     heard_ms: int = 0
 
 
+class KeptFile(msgspec.Struct):
+    """Where a file of the reply lies and the key that opens it; `digest` tells its content."""
+
+    digest: str
+    blob: str
+    key: bytes
+
+
 class Journal(msgspec.Struct, omit_defaults=True):
     """`ref`, `stream`, `heard_ms`: key, parts key and time of the newest message answered."""
 
@@ -66,6 +74,7 @@ class Journal(msgspec.Struct, omit_defaults=True):
     stream: bytes = b""
     heard_ms: int = 0
     joined: list[Extra] = []  # In their order, after the turn's own message.
+    files: list[KeptFile] = []
     replays: int = 0  # How often an operator had it begun again after it had failed.
     answers: list[int] = []  # Sequences of the messages that answered its questions.
 

@@ -13,7 +13,7 @@ from angarium.agents.memory import Route
 from angarium.agents.records import Desk, OpenTurn
 from angarium.agents.sentences import AI_DISCLOSURE, say
 from angarium.agents.spend import Spend
-from angarium.e2ee.body import Body
+from angarium.e2ee.body import Body, FileRef
 from angarium.errors import Forbidden, NotFound, NotMember, TooLarge, Unavailable, Untrusted
 from angarium.ids import MessageKey, reply_key
 from angarium.limits import (
@@ -61,8 +61,9 @@ class Replies:
         reason: str = "",
         route: Route | None = None,
         also: Sequence[Write] = (),
+        files: Sequence[FileRef] = (),
     ) -> None:
-        """Answer with `text` and close the turn; without text only close it.
+        """Answer with `text` and `files` and close the turn; without both only close it.
 
         Raises Fenced, Unavailable and what Endpoint.submit raises.
         """
@@ -79,10 +80,10 @@ class Replies:
             *self._account_writes(turn, route),
             *self._spend.writes(turn),
         ]
-        if not text:
+        if not (text or files):
             await self._desk.write(*writes)
         else:
-            body = Body(text=text, agent=agent, ref=turn.ref, refs=turn.refs)
+            body = Body(text=text, agent=agent, ref=turn.ref, refs=turn.refs, files=list(files))
             await self._submit(turn, body, turn.journal.reply_part, writes)
         turn.record, turn.notes.route = final, route
         turn.person.account.disclosed |= route.disclosed

@@ -126,6 +126,11 @@ class LiveTools:
         self._attempt.alive()
         return found
 
+    async def save(self) -> None:
+        """Save the journal; durable when this returns. Raises TooLarge."""
+        self._check_open()
+        await self._save()
+
     async def close(self) -> None:
         """After this, tasks that the function left behind can change nothing."""
         async with self._saving:

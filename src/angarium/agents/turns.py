@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import traceback
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import aclosing, nullcontext, suppress
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from typing import assert_never
 
@@ -24,19 +24,7 @@ from angarium.agents.attempt import (
 from angarium.agents.bursts import Behind, Burst
 from angarium.agents.contract import (
     STOPPING,
-    AgentEvent,
     AgentKind,
-    Attachment,
-    Done,
-    Handoff,
-    Media,
-    Person,
-    Status,
-    Text,
-    ToolCall,
-    ToolResult,
-    Turn,
-    Usage,
 )
 from angarium.agents.draft import Draft, Place
 from angarium.agents.guard import (
@@ -55,21 +43,20 @@ from angarium.agents.guard import (
     stands_in,
 )
 from angarium.agents.handoff import HUMAN, Humans, may_hand_to
-from angarium.agents.keeping import Starting, left, starting
+from angarium.agents.listening import Listener
+from angarium.agents.media import NO_FILES, Files
 from angarium.agents.memory import Route
 from angarium.agents.orders import TurnId
 from angarium.agents.recall import Recall
 from angarium.agents.records import Desk, OpenTurn
 from angarium.agents.registry import Registry
 from angarium.agents.replies import Replies
-from angarium.agents.reply_guard import guard_reply
 from angarium.agents.routing.router import Router
 from angarium.agents.routing.rules import Facts, may_answer
 from angarium.agents.spend import Spend
 from angarium.agents.tools import LiveTools, Suspended
 from angarium.agents.ward import Aside, Ward
-from angarium.e2ee.body import FileRef
-from angarium.errors import NotFound, StoreUnwritable, Unavailable
+from angarium.errors import StoreUnwritable, Unavailable
 from angarium.ids import ConversationId
 from angarium.limits import (
     AGENT_STOP_S,
@@ -80,13 +67,7 @@ from angarium.limits import (
 )
 from angarium.storage.contract import PutTurn
 
-ReadFile = Callable[[ConversationId, FileRef], Awaitable[bytes]]
 _log = logging.getLogger(__name__)
-
-
-async def no_files(_conversation: ConversationId, _file: FileRef) -> bytes:
-    """The file reader of a gateway that has none."""
-    raise NotFound("this gateway does not read attachments")
 
 
 def nobody_behind(_conversation: ConversationId) -> Sequence[int]:
@@ -110,7 +91,7 @@ class TurnRunner:
         spend: Spend,
         patience: Patience,
         admit: Admit,
-        read_file: ReadFile = no_files,
+        files: Files = NO_FILES,
         aside: Aside = nullcontext,
         behind: Behind = nobody_behind,
     ) -> None:
@@ -119,7 +100,8 @@ class TurnRunner:
         self._ward, self._recall, self._aside = ward, recall, aside
         self._spend = spend
         self._behind, self._admit = behind, admit
-        self._patience, self._read_file = patience, read_file
+        self._patience = patience
+        self._listener = Listener(desk, ward, spend, files)
         self._suspects = asyncio.Lock()
         self._stirred: dict[ConversationId, Callable[[], None]] = {}
         self._strays: set[asyncio.Task[Outcome]] = set()
@@ -186,9 +168,11 @@ class TurnRunner:
     ) -> bool:
         """Do what the outcome demands; whether the turn is over, or waits."""
         match outcome:
-            case Answered(text, also):
+            case Answered(text, also, files):
                 route = _keeps(turn, agent)
-                await self._replies.finish(turn, text, agent=agent.name, route=route, also=also)
+                await self._replies.finish(
+                    turn, text, agent=agent.name, route=route, also=also, files=files
+                )
             case Asked(question):
                 await self._replies.ask(turn, question)
             case Stopped():
@@ -335,7 +319,7 @@ class TurnRunner:
         try:
             async with self._ward.place(agent, self._aside):
                 attempt.begin()
-                return await self._listen(turn, agent, attempt, draft, tools)
+                return await self._listener.listen(turn, agent, attempt, draft, tools)
         except Exception as error:
             asked_s = error.after_ms / 1000 if isinstance(error, Unavailable) else 0.0
             return Failed(self._judge(agent, error), asked_s)
@@ -347,62 +331,6 @@ class TurnRunner:
             return Failed(BROKEN)  # Replaced where a question is set.
         finally:
             await tools.close()
-
-    async def _listen(
-        self,
-        turn: OpenTurn,
-        agent: AgentKind,
-        attempt: Attempt,
-        draft: Draft,
-        tools: LiveTools,
-    ) -> Outcome:
-        start = starting(turn, agent.name)
-
-        def begin() -> AsyncIterator[AgentEvent]:
-            nonlocal start
-            start = starting(turn, agent.name)
-            tools.begin()
-            run = agent.run(self._live(turn, tools, start))
-            return self._spend.metered(turn, agent, run)
-
-        if turn.journal.preface:
-            draft.add(turn.journal.preface + "\n\n")
-        passed = await _follow(self._ward.run(agent, begin), draft, attempt)
-        if passed is not None:
-            return Passed(passed, draft.text)
-        text = cut_reply(self._guarded(agent, draft.text))
-        said = (("user", turn.text), *_asked(turn), ("agent", text))
-        return Answered(text, tuple(left(self._desk, turn, start, said)))
-
-    def _guarded(self, agent: AgentKind, text: str) -> str:
-        guarded, count = guard_reply(text)
-        if count:
-            _log.warning("agent %s: %d secrets were taken out of a reply", agent.name, count)
-        return guarded
-
-    def _live(self, turn: OpenTurn, tools: LiveTools, start: Starting) -> Turn:
-        body, record = turn.heard.body, turn.record
-        return Turn(
-            conversation=record.conversation,
-            sequence=record.sequence,
-            text=turn.text,
-            person=Person(turn.heard.sender, body.name, body.via or "app", turn.language),
-            agent=record.agent,
-            attempt=record.attempts,
-            tools=tools,
-            attachments=tuple(
-                self._attachment(record.conversation, file) for file in turn.files
-            ),
-            memory=start.memory,
-            person_memory=start.person_memory,
-            history=start.history,
-        )
-
-    def _attachment(self, conversation: ConversationId, file: FileRef) -> Attachment:
-        async def read() -> bytes:
-            return await self._read_file(conversation, file)
-
-        return Attachment(file.name, file.content_type, file.size, read)
 
     async def _decline(self, turn: OpenTurn) -> bool:
         """Its agent said "not mine": route again without it, and without those before it."""
@@ -465,33 +393,3 @@ def _keeps(turn: OpenTurn, agent: AgentKind) -> Route:
     if turn.journal.preface:
         return turn.notes.route
     return msgspec.structs.replace(turn.notes.route, agent=agent.name)
-
-
-async def _follow(
-    events: AsyncGenerator[AgentEvent, None], draft: Draft, attempt: Attempt
-) -> str | None:
-    """Collect an agent's events into the draft; the agent it passes the turn to, if any."""
-    async with aclosing(events):
-        async for event in events:
-            attempt.alive()
-            match event:
-                case Text(text):
-                    attempt.fixed = attempt.fixed or bool(text)
-                    draft.add(text)
-                case Status(text):
-                    draft.status(text)
-                case Handoff(to):
-                    return str(to)
-                case Media() | ToolCall() | ToolResult() | Usage() | Done():
-                    pass
-    return None
-
-
-def _asked(turn: OpenTurn) -> list[tuple[str, str]]:
-    """The questions of this turn and their answers, as history."""
-    return [
-        line
-        for asked in turn.journal.questions
-        if asked.answer is not None
-        for line in (("agent", asked.text), ("user", asked.answer))
-    ]

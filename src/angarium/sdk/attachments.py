@@ -8,7 +8,7 @@ import secrets
 import uuid
 from pathlib import Path
 
-from angarium.e2ee.attachments import FileOpener, SealedFile
+from angarium.e2ee.attachments import FileOpener, Read, SealedFile
 from angarium.e2ee.body import FileRef
 from angarium.errors import Misconfigured, SealBroken, TooLarge
 from angarium.ids import ConversationId, RandomBytes
@@ -31,14 +31,25 @@ async def upload(
         blob = str(uuid.UUID(bytes=random_bytes(16), version=4))
         plan = SealedFile.plan(conversation, blob, size, random_bytes)
         with path.open("rb") as source:
-            digest = await _upload_chunks(api, plan, source.fileno())
+            descriptor = source.fileno()
+            digest = await _upload_chunks(
+                api, plan, lambda offset, wanted: os.pread(descriptor, wanted, offset)
+            )
     except OSError as error:
         raise Misconfigured(f"{path.name} cannot be read: {error.strerror}") from None
     content_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
     return plan.reference(digest, path.name, content_type)
 
 
-async def _upload_chunks(api: Api, plan: SealedFile, descriptor: int) -> bytes:
+async def store(api: Api, plan: SealedFile, data: bytes) -> bytes:
+    """Store a file held in memory as planned; returns the SHA-256 of its ciphertext. The same
+    plan and data again change nothing. Raises what the API raises."""
+    return await _upload_chunks(
+        api, plan, lambda offset, wanted: data[offset : offset + wanted]
+    )
+
+
+async def _upload_chunks(api: Api, plan: SealedFile, read: Read) -> bytes:
     """Chunks that the server has already are sealed for the hash only."""
     opened = await api.open_blob(
         {
@@ -51,9 +62,7 @@ async def _upload_chunks(api: Api, plan: SealedFile, descriptor: int) -> bytes:
     stored = set(opened.get("stored", ()))
     digest = hashlib.sha256()
     for index in range(plan.chunks):
-        chunk = await asyncio.to_thread(
-            plan.seal_chunk, index, lambda offset, wanted: os.pread(descriptor, wanted, offset)
-        )
+        chunk = await asyncio.to_thread(plan.seal_chunk, index, read)
         digest.update(chunk)
         if index not in stored:
             await api.put_chunk(plan.blob, index, chunk)

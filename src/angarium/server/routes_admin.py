@@ -1,5 +1,6 @@
 """What operators see: states and times, never content, addresses or keys."""
 
+import json
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -137,7 +138,8 @@ class AdminRoutes:
 def shown(turn: Turn) -> Json:
     """What operators see of a turn; `replayable`: it failed, and what it needs is kept."""
     fields = without(asdict(turn), ("body", "progress", "trace"))
-    return {**fields, "replayable": turn.state == "failed" and bool(turn.body)}
+    work = json.loads(turn.trace) if turn.trace else {}
+    return {**fields, "replayable": turn.state == "failed" and bool(turn.body), "work": work}
 
 
 def without(record: Json, hidden: tuple[str, ...]) -> Json:

@@ -16,6 +16,7 @@ from angarium.agents.declared import Declared, Routing
 from angarium.agents.gateway import Gateway
 from angarium.agents.guard import Admit, admit_everybody
 from angarium.agents.handoff import HumanHours, Tell, tell_nobody
+from angarium.agents.media import NO_FILES, Files
 from angarium.agents.recall import Embedder
 from angarium.agents.registry import Registry
 from angarium.agents.replies import ON_CHANNELS, Disclosure
@@ -81,6 +82,7 @@ class AgentWorld:
         disclosure: Disclosure = ON_CHANNELS,
         hours: HumanHours | None = None,
         tell: Tell = tell_nobody,
+        files: Files = NO_FILES,
         journal: bool = True,
         turns_at_once: int = 8,
         turns_held_max: int = 1000,
@@ -94,6 +96,7 @@ class AgentWorld:
         self._turns_at_once, self._turns_held_max = turns_at_once, turns_held_max
         self._disclosure = disclosure
         self._caps, self._hours, self._tell = caps, hours, tell
+        self._files = files
         self._sealer = FixedKeySealer()
         self._open_store = open_store
         self._opened: OpenedStore | None = None
@@ -164,6 +167,7 @@ class AgentWorld:
             hours=self._hours,
             tell=self._tell,
             patience=self._patience,
+            files=self._files,
             journal=self._journal,
             turns_at_once=self._turns_at_once,
             turns_held_max=self._turns_held_max,
