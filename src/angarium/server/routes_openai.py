@@ -298,7 +298,7 @@ async def connected(request: Request, events: Events) -> Events:
         while True:
             following = asyncio.ensure_future(anext(events, None))
             await asyncio.wait({following, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not following.done():
+            if gone.done():  # Also while the agent talks without a pause.
                 log.info("request.left")
                 raise Unavailable("the client has gone")
             event = following.result()

@@ -21,6 +21,7 @@ from angarium.errors import (
     TooLarge,
     Unavailable,
 )
+from angarium.limits import AGENT_TEXT_BYTES_MAX
 from angarium.testing.agents import AgentWorld
 
 from .endpoint import endpoint
@@ -74,10 +75,14 @@ def test_one_node_talks_to_the_agent_of_another() -> None:
 def test_a_stop_here_stops_the_agent_there() -> None:
     stopped = asyncio.Event()
 
+    said = 0
+
     async def endless(turn: Any) -> AsyncIterator[str]:
+        nonlocal said
         try:
             while True:
                 yield "more "
+                said += 5
                 await asyncio.sleep(0)
         finally:
             stopped.set()
@@ -97,6 +102,7 @@ def test_a_stop_here_stops_the_agent_there() -> None:
                 await run.aclose()
                 async with asyncio.timeout(5):
                     await stopped.wait()
+            assert said < AGENT_TEXT_BYTES_MAX // 10, "it was not stopped by its own flood"
 
     asyncio.run(scenario())
 
