@@ -13,6 +13,7 @@ from angarium.agents.memory import Notes, Route
 from angarium.agents.records import Desk, OpenTurn
 from angarium.errors import Untrusted
 from angarium.ids import UserId, uuid7
+from angarium.limits import DEAD_TURNS_MAX
 from angarium.storage.contract import PutTurn, Turn, Write
 
 FORGET = "/forget"
@@ -70,7 +71,15 @@ class Forgetting:
                 await desk.write(self._controls.put(place, uuid7(now_ms), control))
         for batch in await desk.people.forget(person):
             await desk.write(*batch)
+        await self._bury(person.user)
         return await self.conversation(turn.notes, person.user)
+
+    async def _bury(self, user: UserId) -> None:
+        """What the person wrote to turns that failed, kept to be replayed."""
+        desk = self._desk
+        for record in await desk.turns.list_recent(DEAD_TURNS_MAX, "failed"):
+            if record.body and _sender(desk, record) == user:
+                await desk.write(PutTurn(replace(record, body=b"", progress=b"")))
 
     async def conversation(self, notes: Notes, user: UserId) -> tuple[list[Write], Route]:
         """The agents' memory of it, and the questions that the person was asked."""

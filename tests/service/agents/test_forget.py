@@ -29,6 +29,8 @@ def make_agent():
     async def answer(turn):
         if turn.text == "ask me":
             return f"so {await turn.ask('Which?')}"
+        if turn.text == "fail":
+            raise LookupError
         if turn.text == "what do you know?":
             found = await turn.recall("canary")
             known = (turn.memory, turn.person_memory, turn.history, found)
@@ -120,6 +122,19 @@ def test_questions_of_the_person_end_everywhere_and_those_of_others_stay():
         assert states == ["waiting", "expired"]
         elsewhere = await world.turn(1, ELSEWHERE)
         assert (elsewhere.state, elsewhere.body, elsewhere.progress) == ("expired", b"", b"")
+
+    in_world(scenario)
+
+
+def test_turns_that_failed_keep_nothing_to_replay_of_the_person_and_of_others_all():
+    async def scenario(world):
+        await says(world, "fail", BOB)
+        await world.say("fail", conversation=ELSEWHERE)
+        assert (await world.turn(1, ELSEWHERE)).body != b""
+        await world.say("/forget")
+        gone, kept = await world.turn(1, ELSEWHERE), await world.turn(1)
+        assert (gone.state, gone.body, gone.progress) == ("failed", b"", b"")
+        assert kept.body != b""
 
     in_world(scenario)
 
