@@ -203,6 +203,7 @@ HISTORY_EXCHANGES_MAX = 20  # Older exchanges are forgotten.
 HISTORY_CHARS_MAX = 4000  # Of one text in the history; the rest is cut.
 MARKED_CHARS_MAX = 64_000  # Of untrusted text between marks; the rest is cut, with a note.
 SCORED_CHARS_MAX = 16_000  # Of a text looked through for orders; the rest is not looked at.
+SPEND_KEPT_DAYS = 40  # Older sums are dropped.
 SPENDERS_MAX = 20_000  # Sums in memory; the one used longest ago is read again.
 USAGE_USD_MAX = 1000.0  # Of one report; more is counted as this.
 CONTROL_LOOK_S = 0.5  # How often a gateway looks for what operators of other nodes want.

@@ -31,7 +31,7 @@ from angarium.config import Settings
 from angarium.errors import AngariumError, Fenced, StoreUnwritable, Unavailable
 from angarium.ids import UserId
 from angarium.kms.contract import Sealer
-from angarium.limits import AGENT_START_WAIT_S
+from angarium.limits import AGENT_START_WAIT_S, HOUSEKEEPING_EVERY_S
 from angarium.resilience import BreakerPeers
 from angarium.sdk.stored import own_device
 from angarium.server.audit import AuditTrail
@@ -147,6 +147,15 @@ class AgentService:
         )
         return [*self.api.routers(), doors.router(), takeover.router()]
 
+    async def _sweep_sums(self) -> None:
+        """Drop what was spent long ago, now and again, until cancelled."""
+        while True:
+            try:
+                await self.gateway.spend.sweep()
+            except AngariumError as error:
+                log.warning("spend.sweep_delayed", code=error.code)
+            await asyncio.sleep(HOUSEKEEPING_EVERY_S)
+
     async def _tell(self, notice: Notice) -> None:
         """Operators hear of it in the log and in the audit log; the list of those who wait is
         in the store, so that one line lost is no person lost."""
@@ -160,6 +169,7 @@ class AgentService:
         gateway = self.gateway
         beside = [asyncio.create_task(each.run()) for each in self.discovery]
         beside.append(asyncio.create_task(self.api.sweep(), name="kept requests"))
+        beside.append(asyncio.create_task(self._sweep_sums(), name="old sums"))
         try:
             # A message that comes before its agent was found would meet another one.
             found = (each.wait_ready(AGENT_START_WAIT_S) for each in self.discovery)

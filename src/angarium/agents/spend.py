@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from angarium.agents.contract import AgentEvent, AgentKind, Done, Person, Usage
@@ -17,8 +17,8 @@ from angarium.agents.records import OpenTurn
 from angarium.clock import Clock
 from angarium.errors import OverBudget
 from angarium.kms.contract import Sealer
-from angarium.limits import SPENDERS_MAX, USAGE_USD_MAX
-from angarium.storage.contract import PutRecord, Vault, Write
+from angarium.limits import SPEND_KEPT_DAYS, SPENDERS_MAX, USAGE_USD_MAX
+from angarium.storage.contract import DropRecord, PutRecord, Vault, Write
 
 Whose = Literal["person", "agent"]
 _MICRO = 1_000_000
@@ -116,8 +116,20 @@ class Spend:
             sums[name] = sums.get(name, 0) + self._open(record.key, record.blob)
         return {name: micro / _MICRO for name, micro in sorted(sums.items())}
 
-    def _day(self) -> str:
-        return datetime.fromtimestamp(self._clock.now_ms() / 1000, UTC).date().isoformat()
+    async def sweep(self) -> int:
+        """Drop sums older than SPEND_KEPT_DAYS, as far back again; returns how many."""
+        dropped = 0
+        for age in range(SPEND_KEPT_DAYS + 1, 2 * SPEND_KEPT_DAYS):
+            for whose in ("person", "agent"):
+                found = await self._vault.read(self._scope, f"{whose}/{self._day(age)}/")
+                if found:
+                    await self._vault.write([DropRecord(self._scope, one.key) for one in found])
+                    dropped += len(found)
+        return dropped
+
+    def _day(self, age: int = 0) -> str:
+        now = datetime.fromtimestamp(self._clock.now_ms() / 1000, UTC)
+        return (now - timedelta(days=age)).date().isoformat()
 
     async def _check(self, agent: str, user: str) -> None:
         if self._caps.person_day_usd or self._caps.agent_day_usd:

@@ -11,6 +11,7 @@ from angarium.agents.spend import Caps, Spend
 from angarium.agents.turns import Patience
 from angarium.errors import OverBudget
 from angarium.ids import ConversationId
+from angarium.limits import SPEND_KEPT_DAYS
 from angarium.testing.agents import PERSON, AgentWorld
 from angarium.testing.fakes import FixedKeySealer
 
@@ -111,6 +112,19 @@ def test_forgetting_a_person_gives_no_new_budget():
         assert await world.say("0.1") == [OVER_BUDGET.sentence]
 
     in_world(scenario, caps=Caps(person_day_usd=1.0))
+
+
+def test_old_sums_are_dropped_and_young_ones_stay():
+    async def scenario(world):
+        await world.say("0.5")
+        world.clock.advance((SPEND_KEPT_DAYS + 1) * DAY_S)
+        await world.restart()
+        await world.say("0.25")
+        assert await world.gateway.spend.sweep() == 2
+        assert await world.gateway.spend.sweep() == 0
+        assert await sums(world) == {PERSON: 0.25}
+
+    in_world(scenario)
 
 
 @pytest.mark.parametrize("cost", ["-5", "nan"])
