@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from angarium.agents.contract import AgentKind
 from angarium.agents.declared import Judge
-from angarium.agents.registry import Registry
+from angarium.agents.registry import Registry, Roster
 from angarium.agents.routing.cache import RouteCache
 from angarium.agents.routing.contract import Examples
 from angarium.agents.routing.language import Languages
@@ -45,6 +45,10 @@ class Router:
         self._registry, self._examples, self._cache = registry, examples, cache
         self._languages = languages or Languages(())
         self._unsubscribe: Callable[[], None] = _nothing
+        self._roster: Roster | None = None
+        self._agents: tuple[AgentKind, ...] = ()
+        self._names: tuple[str, ...] = ()
+        self._anywhere = True  # No agent is for some channels only.
 
     async def open(self, wait_s: float | None = ROUTE_OPEN_WAIT_S) -> None:
         """Read the agents' examples; goes on without them after `wait_s`, and they are used as
@@ -73,8 +77,7 @@ class Router:
 
     async def decide(self, text: str, facts: Facts) -> Decision:
         """What to do with a message. No agent may be allowed: then ToAgent names none."""
-        agents = self._allowed(facts)
-        names = [agent.name for agent in agents]
+        agents, names = self._allowed(facts)
         decided = control(text, facts, names)
         if decided is not None:
             return decided
@@ -83,15 +86,23 @@ class Router:
 
     async def again(self, text: str, facts: Facts) -> Verdict:
         """Who answers instead of the agents that have declined; no agent where nobody can."""
-        agents = self._allowed(facts)
-        return await self._choose(text, facts, agents, [agent.name for agent in agents])
+        return await self._choose(text, facts, *self._allowed(facts))
 
-    def _allowed(self, facts: Facts) -> list[AgentKind]:
-        return [
+    def _allowed(self, facts: Facts) -> tuple[Sequence[AgentKind], Sequence[str]]:
+        """Who may answer, and their names."""
+        roster = self._registry.roster
+        if roster is not self._roster:
+            self._roster = roster
+            self._agents, self._names = tuple(roster.agents.values()), tuple(roster.agents)
+            self._anywhere = not any(agent.terms.channels for agent in self._agents)
+        if self._anywhere and not facts.declined:
+            return self._agents, self._names
+        agents = [
             agent
-            for agent in self._registry
+            for agent in self._agents
             if agent.name not in facts.declined and may_answer(agent, facts.channel)
         ]
+        return agents, [agent.name for agent in agents]
 
     @property
     def _fallback(self) -> str:
