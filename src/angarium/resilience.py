@@ -35,6 +35,21 @@ def classify(error: BaseException) -> Verdict:
     return "retry" if isinstance(error, TimeoutError | ConnectionError) else "stop"
 
 
+async def cancellable(call: Awaitable[T]) -> T:
+    """The same call, ended by a cancel.
+
+    Drivers use `asyncio.wait_for`, which in Python 3.11 loses a cancel that comes as it ends:
+    a task that is told to end would go on.
+    """
+    task = asyncio.current_task()
+    cancels = task.cancelling() if task is not None else 0
+    try:
+        return await call
+    finally:
+        if task is not None and task.cancelling() > cancels:
+            raise asyncio.CancelledError
+
+
 async def retry(
     call: Callable[[], Awaitable[T]],
     *,

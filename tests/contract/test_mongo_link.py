@@ -52,3 +52,28 @@ def test_a_store_that_is_away_at_a_start_is_named_without_its_password() -> None
         assert "secret" not in str(caught.value)
 
     asyncio.run(scenario())
+
+
+def test_a_task_that_is_told_to_end_ends_although_the_driver_lost_the_cancel() -> None:
+    async def deaf() -> str:
+        try:
+            await asyncio.sleep(10)
+        except asyncio.CancelledError:
+            pass
+        return "answer"
+
+    async def scenario() -> None:
+        link = Link("mongodb://127.0.0.1:9", "x")
+
+        async def work() -> None:
+            while True:
+                await link.call(deaf)
+
+        task = asyncio.create_task(work())
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task], timeout=1)
+        assert task.cancelled()
+        await link.close()
+
+    asyncio.run(scenario())

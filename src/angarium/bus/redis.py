@@ -16,13 +16,7 @@ from functools import partial
 from angarium.bus.contract import Ephemeral, Event, Listener, OnResubscribed
 from angarium.bus.outgoing import Outgoing, Waiting
 from angarium.bus.redis_ear import Ear
-from angarium.bus.redis_link import (
-    REDIS_FAILS,
-    REDIS_REFUSES,
-    RedisLink,
-    cancellable,
-    open_link,
-)
+from angarium.bus.redis_link import REDIS_FAILS, REDIS_REFUSES, RedisLink, open_link
 from angarium.bus.wire import pack_batch, pack_event, topic_of, unpack_batch
 from angarium.errors import Misconfigured, Unavailable
 from angarium.limits import (
@@ -32,6 +26,7 @@ from angarium.limits import (
     BUS_RECONNECT_MIN_S,
     BUS_TOPICS_CLUSTER,
 )
+from angarium.resilience import cancellable
 
 log_lines = logging.getLogger("angarium.bus")
 _SENDER_BYTES = 9

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from angarium.errors import Misconfigured, Unavailable
 from angarium.limits import BUS_SEND_WAIT_S, SOFT_WAIT_S
+from angarium.resilience import cancellable
 
 try:
     import redis.asyncio as aredis
@@ -138,21 +139,6 @@ class Subscription:
         if self._inner is not self._outer:
             await self._inner.aclose()
         await self._outer.aclose()
-
-
-async def cancellable(call: Awaitable[T]) -> T:
-    """The same call, ended by a cancel.
-
-    The client uses `asyncio.wait_for`, which in Python 3.11 loses a cancel that comes as it
-    ends: a task that is told to end would go on.
-    """
-    task = asyncio.current_task()
-    cancels = task.cancelling() if task is not None else 0
-    try:
-        return await call
-    finally:
-        if task is not None and task.cancelling() > cancels:
-            raise asyncio.CancelledError
 
 
 async def in_time(call: Awaitable[T], wait_s: float = SOFT_WAIT_S) -> T:

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from angarium.bus.redis_link import REDIS_FAILS, RedisLink, cancellable
+from angarium.bus.redis_link import REDIS_FAILS, RedisLink
 from angarium.bus.registry import Holder, OnLost
 from angarium.clock import Clock
 from angarium.errors import Unavailable
@@ -17,6 +17,7 @@ from angarium.limits import (
     REGISTRY_KEPT_S,
     REGISTRY_REFRESH_S,
 )
+from angarium.resilience import cancellable
 
 
 def _script(name: str) -> str:

@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from angarium.bus.redis_link import cancellable, in_time, open_link
+from angarium.bus.redis_link import in_time, open_link
 from angarium.errors import Misconfigured, Unavailable
+from angarium.resilience import cancellable
 
 
 @pytest.mark.parametrize(

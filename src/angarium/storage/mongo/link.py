@@ -33,6 +33,7 @@ from angarium.limits import (
     MONGO_RETRY_MIN_S,
     STORE_CALLS_WAITING_MAX,
 )
+from angarium.resilience import cancellable
 from angarium.storage.mongo.faults import FAILURES, AlreadyThere, translate, verdict_of
 from angarium.storage.mongo.guards import ALL_GUARDS, Guards
 
@@ -155,7 +156,7 @@ class Link:
         while True:
             try:
                 with pymongo.timeout(max(0.01, deadline_s - now_s())):
-                    return await operation()
+                    return await cancellable(operation())
             except FAILURES as error:
                 verdict = verdict_of(error)
                 if verdict == "taken":
