@@ -15,7 +15,7 @@ from typing import Any, Literal
 from angarium.agents.contract import AgentEvent, AgentKind, Done, Person, Usage
 from angarium.agents.records import OpenTurn
 from angarium.clock import Clock
-from angarium.errors import OverBudget
+from angarium.errors import OverBudget, TurnOverBudget
 from angarium.kms.contract import Sealer
 from angarium.limits import SPEND_KEPT_DAYS, SPENDERS_MAX, USAGE_USD_MAX
 from angarium.storage.contract import DropRecord, PutRecord, Vault, Write
@@ -82,7 +82,8 @@ class Spend:
         await self._add(agent.name, turn.heard.sender, cost)
         budget = round(agent.terms.budget_usd * _MICRO)
         if budget and turn.journal.spent > budget:
-            return OverBudget(f"one turn of {agent.name} may cost {agent.terms.budget_usd} USD")
+            about = f"one turn of {agent.name} may cost {agent.terms.budget_usd} USD"
+            return TurnOverBudget(about)
         return self._passed(agent.name, turn.heard.sender)
 
     def writes(self, turn: OpenTurn) -> list[Write]:

@@ -6,7 +6,7 @@ import pytest
 
 from angarium.agents.agent import Agent
 from angarium.agents.contract import Person, Text, Usage
-from angarium.agents.guard import OVER_BUDGET
+from angarium.agents.guard import OVER_BUDGET, TOO_DEAR
 from angarium.agents.spend import Caps, Spend
 from angarium.agents.turns import Patience
 from angarium.errors import OverBudget
@@ -61,8 +61,8 @@ def test_what_turns_cost_is_summed_by_person_and_agent():
 
 def test_a_turn_that_goes_on_over_its_budget_is_ended_with_a_sentence():
     async def scenario(world):
-        assert await world.say("0.5 0.6 0.1") == [OVER_BUDGET.sentence]
-        assert (await world.turn(1)).reason == "over_budget"
+        assert await world.say("0.5 0.6 0.1") == [TOO_DEAR.sentence]
+        assert (await world.turn(1)).reason == TOO_DEAR.code
         assert await sums(world) == {PERSON: 1.1}
 
     in_world(scenario, [make_agent(budget_usd=1.0)])
