@@ -5,6 +5,7 @@ here means that a node of this version does not understand the node beside it th
 upgraded yet, or cannot take up what that one left: give the new field a default, at the end.
 """
 
+import dataclasses
 import importlib
 import json
 import os
@@ -85,7 +86,19 @@ def sample(kind: Any) -> Any:
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         hints = typing.get_type_hints(kind)
         return kind(**{name: sample(hints[name]) for name in kind.__struct_fields__})
-    plain = {str: "text", int: 7, bytes: b"\x00\xff", bool: True, Any: {"any": [1, "x"]}}
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        return kind(
+            **{each.name: sample(hints[each.name]) for each in dataclasses.fields(kind)}
+        )
+    plain = {
+        str: "text",
+        int: 7,
+        float: 0.5,
+        bytes: b"\x00\xff",
+        bool: True,
+        Any: {"any": [1, "x"]},
+    }
     return plain[kind]
 
 

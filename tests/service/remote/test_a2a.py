@@ -1,6 +1,7 @@
 """Our gateway calls a real A2A agent: whatever it does, the person is answered once."""
 
 import asyncio
+import hashlib
 import sys
 
 import pytest
@@ -13,6 +14,7 @@ from angarium.agents.agent import Agent
 from angarium.agents.contract import Terms
 from angarium.agents.guard import BROKEN, FLOODED, TIMED_OUT, UNREADABLE, stands_in
 from angarium.agents.kinds.a2a import A2AAgent
+from angarium.agents.media import NO_FILES, Files
 from angarium.agents.remote import Remote
 from angarium.agents.turns import Patience
 from angarium.agents.ward import Ward
@@ -39,12 +41,21 @@ def with_peer(scenario, *, agent=None, patience=SOON, **peer_options):
             try:
                 async with asyncio.timeout(60):
                     ward = Ward(peer.ward_clock, sleep=at_once)
-                    async with AgentWorld([remote], patience=patience, ward=ward) as world:
+                    files = Files(NO_FILES.read, store)
+                    async with AgentWorld(
+                        [remote], patience=patience, ward=ward, files=files
+                    ) as world:
                         await scenario(world, peer, remote)
             finally:
                 await remote.close()
 
     asyncio.run(run())
+
+
+async def store(plan, data):
+    """Take what a reply's file is sealed into, and keep none of it."""
+    chunks = [chunk for _, chunk in plan.seal(lambda at, wanted: data[at : at + wanted])]
+    return hashlib.sha256(b"".join(chunks)).digest()
 
 
 async def until(holds):
@@ -80,6 +91,8 @@ def test_a_peer_may_answer_with_a_message_words_or_artifacts():
         assert await world.say("message hi") == ["direct message hi"]
         assert await world.say("words") == ["only words"]
         assert await world.say("file please") == ["\na.pdf: https://files.test/a.pdf\n"]
+        (cat,) = world.answers()[-1].body.files
+        assert (cat.name, cat.content_type, cat.size) == ("cat.png", "image/png", 6)
 
     with_peer(scenario)
 
