@@ -8,6 +8,7 @@ from angarium.agents.agent import Agent
 from angarium.agents.contract import Turn
 from angarium.agents.gateway import Gateway
 from angarium.agents.registry import Registry
+from angarium.agents.ward import Ward
 from angarium.e2ee.identity import Identity
 from angarium.errors import AngariumError, OutcomeUnknown
 from angarium.ids import DeviceId
@@ -89,6 +90,7 @@ class SimulatedGateway:
             sealer=kit.sealer,
             registry=Registry([make_echo(self.effects)]),
             clock=kit.clock,
+            ward=Ward(kit.clock, jitter=lambda: 0.5),  # Chance of its own would not replay.
             journal=self.journal,
         )
 
